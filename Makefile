@@ -1,0 +1,45 @@
+# Everything a contributor or a newcomer runs. `make help` lists it.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help run cluster test lint format generate bench clean
+
+help: ## list the targets
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
+
+$(STAMP): pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@touch $@
+
+run: $(STAMP) ## install into .venv and run one member on localhost:2379
+	$(BIN)/kvstored
+
+cluster: $(STAMP) ## run three members on localhost:2379, 22379 and 32379
+	$(BIN)/python deploy/local_cluster.py
+
+test: $(STAMP) ## run the tests
+	$(BIN)/python -m pytest -q
+
+lint: $(STAMP) ## check style, types, layering and generated code
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python protos/generate.py --check
+
+format: $(STAMP) ## format the code
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+generate: $(STAMP) ## write kvstore/pb from protos/
+	$(BIN)/python protos/generate.py
+
+bench: $(STAMP) ## measure against etcd, if it is on the PATH
+	$(BIN)/python -m kvbench compare
+
+clean: ## remove the virtual environment and what was built
+	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache
