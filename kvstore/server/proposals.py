@@ -1,0 +1,165 @@
+"""Requests on their way through the log: the batch of this turn of the loop, and those whose entry is not applied yet.
+
+A raft entry holds a `RequestBatch`: all requests that arrived together, each in the encoding of its message. Encoding a
+batch is joining bytes; the decoded requests stay here under the batch's sequence number, so the member that proposed
+them need not decode them again.
+
+Knows nothing of raft or of what a request does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Final
+
+from google.protobuf.message import Message as ProtoMessage
+
+from kvstore.errors import KvstoreError
+from kvstore.pb import internal_pb2 as pb
+from kvstore.rpc import Promise
+from kvstore.wire import varint
+
+MAX_BATCH_BYTES: Final = 1 << 20
+"""A batch is closed once it holds this much, so that one entry neither blocks the log nor exceeds a message."""
+
+KINDS: Final = tuple(f.name for f in pb.InternalRequest.DESCRIPTOR.oneofs_by_name["request"].fields)
+"""Names of the kinds of requests, as in InternalRequest."""
+
+_REQUESTS_TAG: Final = b"\x1a"
+_KIND_TAGS: Final = {
+    f.name: varint(f.number << 3 | 2) for f in pb.InternalRequest.DESCRIPTOR.oneofs_by_name["request"].fields
+}
+
+
+@dataclass(slots=True)
+class Pending:
+    """One request, decoded, and who waits for its encoded response."""
+
+    kind: str
+    request: ProtoMessage
+    promise: Promise[bytes]
+
+
+@dataclass(slots=True)
+class Batch:
+    """Requests of one entry in their order. `deadline` is when its callers are told that it took too long."""
+
+    sequence: int
+    deadline: float
+    requests: list[Pending] = field(default_factory=list)
+    chunks: list[bytes] = field(default_factory=list)
+    size: int = 0
+
+
+def decode(data: bytes) -> tuple[int, int, Iterator[tuple[str, ProtoMessage]]]:
+    """Proposer, sequence and the requests of an entry's payload."""
+    batch = pb.RequestBatch.FromString(data)
+    return batch.proposer, batch.sequence, _requests(batch)
+
+
+def identity(data: bytes) -> tuple[int, int]:
+    """Proposer and sequence of an entry's payload, without decoding the requests."""
+    # Two fixed64 fields come first: tag 0x09, 8 bytes, tag 0x11, 8 bytes.
+    return int.from_bytes(data[1:9], "little"), int.from_bytes(data[10:18], "little")
+
+
+def _requests(batch: pb.RequestBatch) -> Iterator[tuple[str, ProtoMessage]]:
+    for request in batch.requests:
+        kind = request.WhichOneof("request")
+        if kind is None:
+            raise ValueError("an entry of the log holds a kind of request that this version does not know")
+        yield kind, getattr(request, kind)
+
+
+class Proposals:
+    """The batches of one member.
+
+    member_id: marks this member's batches. first_sequence: must be above any that the member ever used, also before
+    a restart. timeout: seconds a caller waits at most.
+    """
+
+    def __init__(self, member_id: int, first_sequence: int, timeout: float) -> None:
+        self._proposer = b"\x09" + member_id.to_bytes(8, "little") + b"\x11"
+        self._next = first_sequence
+        self._timeout = timeout
+        self._open: list[Batch] = []
+        self._waiting: dict[int, Batch] = {}
+        self.pending_bytes = 0
+        self.pending_requests = 0
+
+    def add(self, kind: str, request: ProtoMessage, encoded: bytes, promise: Promise[bytes], now: float) -> None:
+        """Put a request into this turn's batch; `promise` is resolved once it is applied, fails, or took too long."""
+        opened = self._open
+        # While there is no leader batches stay open; a request does not join one whose time is partly over.
+        if opened and opened[-1].size < MAX_BATCH_BYTES and opened[-1].deadline - now > self._timeout - 0.1:
+            batch = opened[-1]
+        else:
+            batch = Batch(self._next, now + self._timeout)
+            self._next += 1
+            opened.append(batch)
+        tag = _KIND_TAGS[kind]
+        length = varint(len(encoded))
+        batch.chunks += (_REQUESTS_TAG, varint(len(tag) + len(length) + len(encoded)), tag, length, encoded)
+        batch.requests.append(Pending(kind, request, promise))
+        size = len(encoded) + 16
+        batch.size += size
+        self.pending_bytes += size
+        self.pending_requests += 1
+
+    def reserve(self) -> int:
+        """A sequence number for something that is proposed outside a batch."""
+        sequence = self._next
+        self._next += 1
+        return sequence
+
+    @property
+    def has_open(self) -> bool:
+        """Whether there is something to propose."""
+        return bool(self._open)
+
+    def take(self) -> list[bytes]:
+        """Close the open batches: their payloads, to be proposed in this order."""
+        payloads = []
+        for batch in self._open:
+            self._waiting[batch.sequence] = batch
+            payloads.append(b"".join((self._proposer, batch.sequence.to_bytes(8, "little"), *batch.chunks)))
+            batch.chunks = []
+        self._open = []
+        return payloads
+
+    def applied(self, sequence: int) -> Batch | None:
+        """The batch that is being applied now; None if nobody waits for it any more."""
+        batch = self._waiting.pop(sequence, None)
+        if batch is not None:
+            self._forget(batch)
+        return batch
+
+    def expire(self, now: float, error: KvstoreError) -> int:
+        """Fail what has waited too long with `error`: how many requests. They may still be applied later."""
+        late = [batch for batch in self._waiting.values() if batch.deadline <= now]
+        while self._open and self._open[0].deadline <= now:
+            late.append(self._open.pop(0))
+        for batch in late:
+            self._waiting.pop(batch.sequence, None)
+        return self._fail(late, error)
+
+    def fail_all(self, error: KvstoreError) -> None:
+        """Fail everything: the member stops."""
+        late = [*self._waiting.values(), *self._open]
+        self._waiting.clear()
+        self._open = []
+        self._fail(late, error)
+
+    def _fail(self, batches: list[Batch], error: KvstoreError) -> int:
+        count = 0
+        for batch in batches:
+            self._forget(batch)
+            count += len(batch.requests)
+            for pending in batch.requests:
+                pending.promise.set_exception(error)
+        return count
+
+    def _forget(self, batch: Batch) -> None:
+        self.pending_bytes -= batch.size
+        self.pending_requests -= len(batch.requests)
