@@ -8,6 +8,22 @@ from __future__ import annotations
 from kvstore.pb import peer_pb2 as pb
 from raft.messages import ConfState, Entry, EntryType, Message, MessageType, Snapshot, SnapshotMetadata
 
+_LOCAL = frozenset(
+    {
+        MessageType.HUP,
+        MessageType.BEAT,
+        MessageType.UNREACHABLE,
+        MessageType.SNAP_STATUS,
+        MessageType.CHECK_QUORUM,
+        MessageType.STORAGE_APPEND,
+        MessageType.STORAGE_APPEND_RESP,
+        MessageType.STORAGE_APPLY,
+        MessageType.STORAGE_APPLY_RESP,
+        MessageType.FORGET_LEADER,
+    }
+)
+"""What a node is told by its owner only; from a peer it would be a lie about this member itself."""
+
 _ENTRY_TYPES = tuple(EntryType)
 _MESSAGE_TYPES = tuple(MessageType)
 
@@ -66,7 +82,9 @@ def encode_message(message: Message) -> pb.RaftMessage:
 
 
 def decode_message(message: pb.RaftMessage) -> Message:
-    """The inverse of encode_message. Raises MalformedMessage for types that do not exist."""
+    """The inverse of encode_message. Raises MalformedMessage for types that do not exist or never come from a peer."""
+    if message.type in _LOCAL:
+        raise MalformedMessage(f"message type {message.type} does not come from a peer")
     try:
         snapshot = None
         if message.HasField("snapshot"):

@@ -118,15 +118,20 @@ class Proposals:
         """Whether there is something to propose."""
         return bool(self._open)
 
-    def take(self) -> list[bytes]:
-        """Close the open batches: their payloads, to be proposed in this order."""
-        payloads = []
+    def take(self) -> list[tuple[int, bytes]]:
+        """Close the open batches: their sequence numbers and payloads, to be proposed in this order."""
+        taken = []
         for batch in self._open:
             self._waiting[batch.sequence] = batch
-            payloads.append(b"".join((self._proposer, batch.sequence.to_bytes(8, "little"), *batch.chunks)))
+            payload = b"".join((self._proposer, batch.sequence.to_bytes(8, "little"), *batch.chunks))
+            taken.append((batch.sequence, payload))
             batch.chunks = []
         self._open = []
-        return payloads
+        return taken
+
+    def is_waiting(self, sequence: int) -> bool:
+        """Whether somebody still waits for this batch."""
+        return sequence in self._waiting
 
     def applied(self, sequence: int) -> Batch | None:
         """The batch that is being applied now; None if nobody waits for it any more."""

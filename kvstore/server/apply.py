@@ -1,0 +1,186 @@
+"""Applying the log: each committed request to the store, the leases, the alarms or the membership, in order.
+
+Deterministic: what a request does follows from the log and the state alone, on every member alike. Whoever waits for a
+request on this member gets its response here, encoded and complete.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import cast
+
+import structlog
+from google.protobuf.message import Message as ProtoMessage
+
+from kvstore import errors
+from kvstore.lease.lessor import Lessor
+from kvstore.mvcc.store import Store
+from kvstore.pb import internal_pb2, rpc_pb2
+from kvstore.rpc import Promise
+from kvstore.server.alarms import Alarms
+from kvstore.server.membership import Membership
+from kvstore.server.proposals import Proposals, decode, identity
+from kvstore.wire import length_delimited, varint
+from raft.confcodec import decode_entry
+from raft.messages import ConfChange, ConfState, Entry, EntryType
+
+Handler = Callable[[ProtoMessage], bytes]
+
+
+class Applier:
+    """Applies entries to one member's state.
+
+    header: encoded response header for a revision. apply_conf_change: tells raft of a change (one with node id 0 if
+    it was refused) and returns the new configuration; conf_state_changed stores it. conf_changes: callers of the membership changes
+    this member proposed, by sequence.
+    """
+
+    def __init__(
+        self,
+        *,
+        member_id: int,
+        store: Store,
+        lessor: Lessor,
+        alarms: Alarms,
+        membership: Membership,
+        proposals: Proposals,
+        header: Callable[[int], bytes],
+        apply_conf_change: Callable[[ConfChange], ConfState],
+        conf_state_changed: Callable[[ConfState], None],
+        now: Callable[[], float],
+    ) -> None:
+        self._member_id = member_id
+        self._store = store
+        self._lessor = lessor
+        self._alarms = alarms
+        self._membership = membership
+        self._proposals = proposals
+        self._header = header
+        self._apply_conf_change = apply_conf_change
+        self._conf_state_changed = conf_state_changed
+        self._now = now
+        self.conf_changes: dict[int, Promise[bytes]] = {}
+        self.applied_requests = 0
+        # Typed by kind, not by class: a kind's handler is only ever given that kind's message.
+        self._handlers = cast(
+            dict[str, Handler],
+            {
+                "put": self._put,
+                "delete_range": store.delete_range,
+                "txn": self._txn,
+                "compaction": self._compaction,
+                "lease_grant": self._lease_grant,
+                "lease_revoke": self._lease_revoke,
+                "lease_checkpoint": self._lease_checkpoint,
+                "alarm": self._alarm,
+                "member_attributes": self._member_attributes,
+                "noop": self._noop,
+            },
+        )
+        self._log = structlog.get_logger("kvstore.apply")
+
+    def apply(self, entries: Sequence[Entry]) -> None:
+        """Apply entries in their order."""
+        for entry in entries:
+            if entry.type is EntryType.NORMAL:
+                if entry.data:
+                    self._apply_batch(entry.data)
+            else:
+                self._apply_membership(entry)
+
+    def _apply_batch(self, data: bytes) -> None:
+        proposer, sequence = identity(data)
+        batch = self._proposals.applied(sequence) if proposer == self._member_id else None
+        handlers = self._handlers
+        if batch is None:
+            for kind, request in decode(data)[2]:
+                self.applied_requests += 1
+                try:
+                    handlers[kind](request)
+                except errors.KvstoreError:
+                    # An outcome like any other; whoever asked is told by the member that proposed it.
+                    continue
+            return
+        header, store = self._header, self._store
+        self.applied_requests += len(batch.requests)
+        for pending in batch.requests:
+            try:
+                body = handlers[pending.kind](pending.request)
+            except errors.KvstoreError as error:
+                pending.promise.set_exception(error)
+            else:
+                pending.promise.set_result(header(store.revision) + body)
+
+    # What each kind of request does.
+
+    def _put(self, request: rpc_pb2.PutRequest) -> bytes:
+        if self._alarms.no_space:
+            raise errors.NoSpace
+        return self._store.put(request)
+
+    def _txn(self, request: rpc_pb2.TxnRequest) -> bytes:
+        if self._alarms.no_space and txn_puts(request):
+            raise errors.NoSpace
+        return self._store.txn(request)
+
+    def _compaction(self, request: rpc_pb2.CompactionRequest) -> bytes:
+        self._store.compact(request.revision)
+        return b""
+
+    def _lease_grant(self, request: rpc_pb2.LeaseGrantRequest) -> bytes:
+        if self._alarms.no_space:
+            raise errors.NoSpace
+        lease = self._lessor.grant(request.ID, request.TTL, self._now())
+        return b"\x10" + varint(lease.id) + b"\x18" + varint(lease.ttl)
+
+    def _lease_revoke(self, request: rpc_pb2.LeaseRevokeRequest) -> bytes:
+        self._lessor.revoke(request.ID)
+        return b""
+
+    def _lease_checkpoint(self, request: rpc_pb2.LeaseCheckpointRequest) -> bytes:
+        for checkpoint in request.checkpoints:
+            self._lessor.checkpoint(checkpoint.ID, checkpoint.remaining_TTL)
+        return b""
+
+    def _alarm(self, request: rpc_pb2.AlarmRequest) -> bytes:
+        return b"".join(length_delimited(2, alarm.SerializeToString()) for alarm in self._alarms.apply(request))
+
+    def _member_attributes(self, request: internal_pb2.MemberAttributes) -> bytes:
+        self._membership.set_attributes(request)
+        return b""
+
+    def _noop(self, request: internal_pb2.Noop) -> bytes:
+        return b""
+
+    # Membership.
+
+    def _apply_membership(self, entry: Entry) -> None:
+        change = decode_entry(entry)
+        if not isinstance(change, ConfChange):
+            raise AssertionError(f"entry {entry.index} holds a kind of change that no member proposes")
+        context = internal_pb2.MemberChange.FromString(change.context)
+        verdict = self._membership.verdict(change, context)
+        if verdict is None:
+            self._membership.apply(change, context)
+            self._conf_state_changed(self._apply_conf_change(change))
+            self._log.info("applied a membership change", change=change.type.name, member=f"{change.node_id:x}")
+        else:
+            # Raft waits for every change it let into the log; one without a node changes nothing.
+            self._apply_conf_change(ConfChange(change.id, change.type, 0))
+            self._log.warning("refused a membership change", change=change.type.name, reason=type(verdict).__name__)
+        promise = self.conf_changes.pop(context.sequence, None) if context.proposer == self._member_id else None
+        if promise is None:
+            return
+        if verdict is not None:
+            promise.set_exception(verdict)
+        else:
+            promise.set_result(self._header(self._store.revision))
+
+
+def txn_puts(request: rpc_pb2.TxnRequest) -> bool:
+    """Whether a branch of the txn, or of one inside it, may put."""
+    for operation in (*request.success, *request.failure):
+        kind = operation.WhichOneof("request")
+        if kind == "request_put" or (kind == "request_txn" and txn_puts(operation.request_txn)):
+            return True
+    return False

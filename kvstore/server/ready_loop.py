@@ -1,0 +1,294 @@
+"""The Ready loop: raft, the log, the peers and the state machine of one member, brought together once a turn.
+
+Whatever happens to a member (a proposal, a message, an answer of the log's writer, a tick) is only noted and `wake`
+called; the turn that follows takes it all at once. With asynchronous storage writes a turn never waits: entries go to
+the log's writer, messages that depend on them leave when it answers, and what is committed is applied here.
+
+Knows raft and whom to hand its output to; not what an entry means.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+from kvstore.server.proposals import Proposals
+from kvstore.server.reads import ReadRounds
+from raft.errors import ProposalDropped, RaftError
+from raft.messages import (
+    LOCAL_APPEND_THREAD,
+    LOCAL_APPLY_THREAD,
+    Entry,
+    HardState,
+    Message,
+    SnapshotMetadata,
+    SoftState,
+    StateType,
+)
+from raft.rawnode import RawNode, Ready
+
+TURN_SECONDS: Final = 0.01
+"""A turn that has worked this long lets connections go on and continues in the next one."""
+
+
+class Log(Protocol):
+    """The writer of the log: durable when `done` is called, in the order of the calls."""
+
+    def append(
+        self,
+        hard_state: HardState | None,
+        entries: Sequence[Entry],
+        snapshot: SnapshotMetadata | None,
+        done: Callable[[], None],
+    ) -> None: ...
+
+
+class Peers(Protocol):
+    """Where messages to other members go."""
+
+    def send(self, to: int, messages: list[Message]) -> None: ...
+
+
+class StateMachine(Protocol):
+    """What committed entries are applied to."""
+
+    def apply(self, entries: Sequence[Entry]) -> None:
+        """Apply entries in their order."""
+
+    def install(self, snapshot: SnapshotMetadata, done: Callable[[], None]) -> None:
+        """Replace the state by the copy that was received with this snapshot; call done once it is in place."""
+
+    def turn_ended(self) -> None:
+        """Everything of this turn is applied: flush, notify."""
+
+
+@dataclass(slots=True, frozen=True)
+class Leadership:
+    """Who leads as far as this member knows, and whether it does itself."""
+
+    leader: int
+    is_leader: bool
+
+
+class ReadyLoop:
+    """Drives one RawNode.
+
+    on_leadership: called when the leader or the own role changed. on_failure: called with what the member cannot go
+    on after; nothing more happens then.
+    """
+
+    def __init__(
+        self,
+        *,
+        node: RawNode,
+        member_id: int,
+        log: Log,
+        peers: Peers,
+        machine: StateMachine,
+        proposals: Proposals,
+        reads: ReadRounds,
+        applied: int,
+        on_leadership: Callable[[Leadership], None],
+        on_failure: Callable[[BaseException], None],
+    ) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._node = node
+        self._id = member_id
+        self._log = log
+        self._peers = peers
+        self._machine = machine
+        self._proposals = proposals
+        self._reads = reads
+        self._on_leadership = on_leadership
+        self._on_failure = on_failure
+        self.applied = applied
+        self.applied_term = 0
+        self.committed = applied
+        self.leadership = Leadership(0, False)
+        self._inbox: list[Message] = []
+        self._calls: list[Callable[[RawNode], None]] = []
+        self._unproposed: list[tuple[int, bytes]] = []
+        self._outgoing: dict[int, list[Message]] = {}
+        self._scheduled = False
+        self._installing = False
+        self._stopped = False
+
+    # What may happen; each is done in the next turn.
+
+    def wake(self) -> None:
+        """Make sure that a turn follows."""
+        if not self._scheduled and not self._stopped:
+            self._scheduled = True
+            self._loop.call_soon(self._turn)
+
+    def receive(self, messages: Sequence[Message]) -> None:
+        """Take messages from a peer."""
+        self._inbox += messages
+        self.wake()
+
+    def call(self, action: Callable[[RawNode], None]) -> None:
+        """Do something with the node in the next turn. A RaftError it raises is dropped: the node refused."""
+        self._calls.append(action)
+        self.wake()
+
+    def tick(self) -> None:
+        """Let one tick of raft's clock pass."""
+        self._calls.append(RawNode.tick)
+        self._reads.tick(self._loop.time())
+        self.wake()
+
+    def stop(self) -> None:
+        """No further turn."""
+        self._stopped = True
+
+    @property
+    def node(self) -> RawNode:
+        """The node, to be asked for its status only."""
+        return self._node
+
+    # The turn.
+
+    def _turn(self) -> None:
+        self._scheduled = False
+        # The state is being replaced: nothing may be applied, and what depends on it can wait.
+        if self._stopped or self._installing:
+            return
+        try:
+            self._take_input()
+            self._drain()
+            self._send()
+            self._machine.turn_ended()
+        except BaseException as error:  # a member whose state may be half changed must not go on
+            self._stopped = True
+            self._on_failure(error)
+
+    def _take_input(self) -> None:
+        node = self._node
+        if self._inbox:
+            inbox, self._inbox = self._inbox, []
+            for message in inbox:
+                self._step(message)
+        if self._calls:
+            calls, self._calls = self._calls, []
+            for action in calls:
+                try:
+                    action(node)
+                except RaftError as error:
+                    self._refused(error)
+        if self._proposals.has_open and self.leadership.leader:
+            self._unproposed += self._proposals.take()
+        if self._unproposed and self.leadership.leader:
+            self._propose()
+        if self._reads.wants_round:
+            self._reads.begin(self._loop.time())
+
+    def _step(self, message: Message) -> None:
+        try:
+            self._node.step(message)
+        except RaftError as error:
+            self._refused(error)
+
+    @staticmethod
+    def _refused(error: RaftError) -> None:
+        # What raft does not take (a response from a removed member, a forwarded proposal without a leader) is lost as
+        # on a network; a broken invariant is not.
+        if isinstance(error, AssertionError):
+            raise error
+
+    def _propose(self) -> None:
+        wanted = [row for row in self._unproposed if self._proposals.is_waiting(row[0])]
+        try:
+            if wanted:
+                self._node.propose_batch([payload for _, payload in wanted])
+            self._unproposed = []
+        except ProposalDropped:
+            # Nothing of it was taken. It goes again with the next turn; at the latest the next tick brings one.
+            self._unproposed = wanted
+
+    def _drain(self) -> None:
+        node = self._node
+        end = self._loop.time() + TURN_SECONDS
+        while node.has_ready():
+            self._handle(node.ready())
+            if self._installing:
+                return
+            if self._loop.time() >= end:
+                self.wake()
+                return
+
+    def _handle(self, ready: Ready) -> None:
+        if ready.soft_state is not None:
+            self._set_leadership(ready.soft_state)
+        if ready.hard_state is not None:
+            self.committed = max(self.committed, ready.hard_state.commit)
+        apply: Message | None = None
+        for message in ready.messages:
+            to = message.to
+            if to == LOCAL_APPEND_THREAD:
+                self._append(message)
+            elif to == LOCAL_APPLY_THREAD:
+                apply = message
+            else:
+                self._outgoing.setdefault(to, []).append(message)
+        if ready.read_states:
+            self._reads.confirmed(ready.read_states, self.applied)
+        if apply is not None:
+            self._apply(apply)
+
+    def _set_leadership(self, state: SoftState) -> None:
+        before = self.leadership
+        self.leadership = Leadership(state.lead, state.raft_state is StateType.LEADER)
+        if self.leadership != before:
+            self._on_leadership(self.leadership)
+            if state.lead:
+                self._reads.restart(self._loop.time())
+                if self._proposals.has_open or self._unproposed:
+                    self.wake()
+
+    def _append(self, message: Message) -> None:
+        hard_state = HardState(message.term, message.vote, message.commit) if message.term else None
+        if message.snapshot is None:
+            self._log.append(hard_state, message.entries, None, lambda: self._persisted(message))
+            return
+        # The copy of the state comes first and the log follows: a state that is ahead of its log is found at the next
+        # start and the log is cut to it; a log ahead of its state would have lost what is between.
+        metadata = message.snapshot.metadata
+        self._installing = True
+
+        def installed() -> None:
+            self._installing = False
+            self.applied = max(self.applied, metadata.index)
+            self.applied_term = metadata.term
+            self._log.append(hard_state, message.entries, metadata, lambda: self._persisted(message))
+            self._reads.applied(self.applied)
+            self.wake()
+
+        self._machine.install(metadata, installed)
+
+    def _persisted(self, message: Message) -> None:
+        for response in message.responses:
+            if response.to == self._id:
+                self._inbox.append(response)
+            else:
+                self._outgoing.setdefault(response.to, []).append(response)
+        self.wake()
+
+    def _apply(self, message: Message) -> None:
+        entries = message.entries
+        if entries:
+            if entries[0].index != self.applied + 1:
+                raise AssertionError(f"entry {entries[0].index} is to be applied after {self.applied}")
+            self._machine.apply(entries)
+            last = entries[-1]
+            self.applied, self.applied_term = last.index, last.term
+            self._reads.applied(last.index)
+        for response in message.responses:
+            self._step(response)
+
+    def _send(self) -> None:
+        if self._outgoing:
+            outgoing, self._outgoing = self._outgoing, {}
+            for to, messages in outgoing.items():
+                self._peers.send(to, messages)
