@@ -8,7 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from raft.messages import NONE, HardState, SoftState
-from raft.progress import Configuration, Progress
+from raft.progress import Progress
+from raft.tracker import Configuration
 
 
 @dataclass(slots=True)
