@@ -1,0 +1,23 @@
+"""The metrics of a member, under the names that etcd's dashboards and alert rules know.
+
+`Metrics` holds the values; who counts asks it for them. `collector_registry` and `exposition` publish it.
+"""
+
+from kvstore.server.metrics.export import collector_registry, exposition
+from kvstore.server.metrics.process import LoopLag, publish_descriptors
+from kvstore.server.metrics.registry import Metrics
+from kvstore.server.metrics.rpc import CallMetrics
+from kvstore.server.metrics.values import Counter, Family, Gauge, Histogram
+
+__all__ = [
+    "CallMetrics",
+    "Counter",
+    "Family",
+    "Gauge",
+    "Histogram",
+    "LoopLag",
+    "Metrics",
+    "collector_registry",
+    "exposition",
+    "publish_descriptors",
+]
