@@ -1,0 +1,43 @@
+"""What a server counts about its calls, for whoever publishes metrics.
+
+A method's counters are looked up once, when its service is registered; a call only increments attributes.
+"""
+
+from typing import Protocol
+
+from kvstore.rpc.status import StatusCode
+
+
+class MethodStats:
+    """Counters of one method since the server was made.
+
+    started: calls whose request headers arrived.
+    handled: calls ended, indexed by status code.
+    messages_received, messages_sent: gRPC messages.
+    bytes_received, bytes_sent: their bytes, without the five of each prefix.
+    """
+
+    __slots__ = ("bytes_received", "bytes_sent", "handled", "messages_received", "messages_sent", "started")
+
+    def __init__(self) -> None:
+        self.started = 0
+        self.handled = [0] * len(StatusCode)
+        self.messages_received = 0
+        self.messages_sent = 0
+        self.bytes_received = 0
+        self.bytes_sent = 0
+
+
+class Observer(Protocol):
+    """Gives out the counters that a server increments."""
+
+    def method(self, service: str, name: str, kind: str) -> MethodStats:
+        """The counters of /service/name. kind: unary, client_stream, server_stream or bidi_stream."""
+        ...
+
+
+class Unobserved:
+    """The observer of a server whose numbers nobody reads."""
+
+    def method(self, service: str, name: str, kind: str) -> MethodStats:
+        return MethodStats()

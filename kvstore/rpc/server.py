@@ -1,0 +1,338 @@
+"""The asyncio side of the server: listeners, transports, the timer, and the flush at the end of a turn.
+
+Each connection's transport is written once per turn of the loop, whatever happened in it: at the end of data_received
+for what was answered at once, and after the turn for what was resolved elsewhere. Knows nothing of any service.
+"""
+
+import asyncio
+import logging
+import ssl as tls
+from collections.abc import Callable, Coroutine, Iterable, Mapping
+from typing import Any, cast
+
+from kvstore.rpc.deadlines import Bucket, DeadlineWheel, Expiring
+from kvstore.rpc.h2 import PREFACE
+from kvstore.rpc.method import GenericHandler, MethodTable, RpcMethodHandler
+from kvstore.rpc.observer import Observer, Unobserved
+from kvstore.rpc.options import ServerOptions
+from kvstore.rpc.peer import auth_context_of, peer_of
+from kvstore.rpc.server_connection import ServerConnection
+from kvstore.rpc.status import RpcError
+
+logger = logging.getLogger(__name__)
+
+# Most bytes taken from the engine at once: enough for a turn's answers, little enough to notice a full socket.
+_CHUNK_BYTES = 256 << 10
+# How long a client may take to hear that we are leaving, before streams it opens are refused.
+_DRAIN_NOTICE_SECONDS = 1.0
+
+Http1Factory = Callable[[], asyncio.Protocol]
+
+
+class LoopHost:
+    """What connections need of a loop: clock, tasks, one timer for all deadlines, one flush per turn."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._dirty: list[GrpcProtocol] = []
+        self._wheel = DeadlineWheel()
+        self._timer: asyncio.TimerHandle | None = None
+        self._timer_at = float("inf")
+        self._tasks: set[asyncio.Task[None]] = set()
+        self.now = loop.time
+
+    def spawn(self, coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        task = self._loop.create_task(coroutine)
+        # The loop itself keeps only weak references to tasks.
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    def flush_soon(self, protocol: "GrpcProtocol") -> None:
+        """Flush a protocol when this turn of the loop is over."""
+        if not self._dirty:
+            self._loop.call_soon(self._flush_all)
+        self._dirty.append(protocol)
+
+    def _flush_all(self) -> None:
+        protocols, self._dirty = self._dirty, []
+        for protocol in protocols:
+            protocol.flush()
+
+    def expire_at(self, deadline: float, item: Expiring) -> Bucket:
+        bucket = self._wheel.add(deadline, item)
+        if deadline < self._timer_at:
+            self._arm()
+        return bucket
+
+    def _arm(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        at = self._wheel.next()
+        self._timer_at = float("inf") if at is None else at
+        if at is not None:
+            self._timer = self._loop.call_at(at, self._sweep)
+
+    def _sweep(self) -> None:
+        self._timer = None
+        self._timer_at = float("inf")
+        self._wheel.sweep(self._loop.time())
+        self._arm()
+
+
+class GrpcProtocol(asyncio.Protocol):
+    """One client's transport, joined to its ServerConnection."""
+
+    def __init__(self, server: "Server", loop_host: LoopHost) -> None:
+        self._server = server
+        self._loop_host = loop_host
+        self._paused = False
+        self._flushing = False
+        self.now = loop_host.now
+        self.spawn = loop_host.spawn
+        self.expire_at = loop_host.expire_at
+        self.connection: ServerConnection
+        self.transport: asyncio.Transport
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        # uvloop's transports have the methods, not the base class.
+        self.transport = transport = cast(asyncio.Transport, transport)
+        options = self._server.options
+        transport.set_write_buffer_limits(high=options.socket_buffer_bytes)
+        self.connection = ServerConnection(
+            self._server.methods,
+            options,
+            self,
+            peer=peer_of(transport),
+            auth_context=auth_context_of(transport),
+            translate=self._server.translate,
+        )
+        self._server.opened(self)
+        self.connection.start_keepalive()
+
+    def data_received(self, data: bytes) -> None:
+        connection = self.connection
+        # What is answered within this call is written at its end; no flush needs to be asked for.
+        connection.dirty = True
+        connection.receive_data(data)
+        self.flush()
+
+    def flush_later(self) -> None:
+        self._loop_host.flush_soon(self)
+
+    def flush(self) -> None:
+        """Write what the connection has to say, as far as the socket takes it."""
+        connection = self.connection
+        connection.dirty = False
+        transport = self.transport
+        while not self._paused:
+            data = connection.data_to_send(_CHUNK_BYTES)
+            if data:
+                transport.write(data)
+            if len(data) < _CHUNK_BYTES:
+                break
+        if connection.closed:
+            self._close()
+
+    def _close(self) -> None:
+        if not self.transport.is_closing():
+            if self.connection.last_words:
+                self.transport.write(self.connection.last_words)
+            self.transport.close()
+
+    def pause_writing(self) -> None:
+        # A client that does not read gets nothing new to answer either. It cannot deadlock: what it must send for our
+        # data to flow again is only needed once the socket has drained, and then reading resumes.
+        self._paused = True
+        self.transport.pause_reading()
+
+    def resume_writing(self) -> None:
+        self._paused = False
+        self.transport.resume_reading()
+        self.flush()
+
+    def eof_received(self) -> bool:
+        return False
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._paused = True
+        self.connection.connection_lost()
+        self._server.closed(self)
+
+
+class SniffingProtocol(asyncio.Protocol):
+    """Reads the first bytes of a connection and hands it to HTTP/2 or to HTTP/1.1 for good."""
+
+    def __init__(self, server: "Server", loop_host: LoopHost) -> None:
+        self._server = server
+        self._loop_host = loop_host
+        self._received = b""
+        self._bucket: Bucket | None = None
+        self._transport: asyncio.Transport | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)
+        options = self._server.options
+        self._bucket = self._loop_host.expire_at(self._loop_host.now() + options.preface_timeout, self)
+
+    def expire(self) -> None:
+        if self._transport is not None:
+            self._transport.abort()
+
+    def data_received(self, data: bytes) -> None:
+        received = self._received = self._received + data
+        if received.startswith(PREFACE):
+            self._hand_over(GrpcProtocol(self._server, self._loop_host))
+        elif not PREFACE.startswith(received):
+            http1 = self._server.http1_factory
+            if http1 is not None and not received.startswith(PREFACE[:16]):
+                self._hand_over(http1())
+            elif self._transport is not None:
+                self._forget()
+                self._transport.abort()
+
+    def _forget(self) -> None:
+        if self._bucket is not None:
+            self._bucket.pop(self, None)
+            self._bucket = None
+
+    def _hand_over(self, protocol: asyncio.Protocol) -> None:
+        transport, self._transport = self._transport, None
+        assert transport is not None
+        self._forget()
+        transport.set_protocol(protocol)
+        protocol.connection_made(transport)
+        protocol.data_received(self._received)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._forget()
+        self._transport = None
+
+
+class Server:
+    """A gRPC server: methods, listeners, connections.
+
+    options: limits and times. observer: gives out the counters of each method. http1_factory: makes the protocol of a
+    connection that does not speak HTTP/2 (aiohttp's web.Server is one); without it such connections are closed.
+    translate: makes a status of a handler's exception that is not an RpcError; None if it knows none.
+
+    Servicers are added by generated code: add_KVServicer_to_server(servicer, server).
+    """
+
+    def __init__(
+        self,
+        options: ServerOptions | None = None,
+        *,
+        observer: Observer | None = None,
+        http1_factory: Http1Factory | None = None,
+        translate: Callable[[Exception], RpcError | None] | None = None,
+    ) -> None:
+        self.options = options or ServerOptions()
+        self.methods = MethodTable(observer or Unobserved())
+        self.http1_factory = http1_factory
+        self.translate = translate
+        self._listeners: list[asyncio.Server] = []
+        self._protocols: set[GrpcProtocol] = set()
+        self._loop_host: LoopHost | None = None
+        self._all_closed = asyncio.Event()
+        self._all_closed.set()
+
+    def add_generic_rpc_handlers(self, handlers: Iterable[GenericHandler]) -> None:
+        """For generated code, and for handlers that find methods of their own accord."""
+        self.methods.add_generic_rpc_handlers(handlers)
+
+    def add_registered_method_handlers(self, service: str, handlers: Mapping[str, RpcMethodHandler]) -> None:
+        """For generated code."""
+        self.methods.add_registered_method_handlers(service, handlers)
+
+    @property
+    def connections(self) -> int:
+        """Open HTTP/2 connections."""
+        return len(self._protocols)
+
+    def protocol_factory(self) -> asyncio.Protocol:
+        """The protocol of a new connection, for listeners that are opened elsewhere. Call it on the loop."""
+        loop = asyncio.get_running_loop()
+        if self._loop_host is None:
+            self._loop_host = LoopHost(loop)
+        return SniffingProtocol(self, self._loop_host)
+
+    async def listen(
+        self,
+        host: str | None,
+        port: int,
+        *,
+        ssl: tls.SSLContext | None = None,
+        reuse_port: bool = False,
+        backlog: int = 1024,
+    ) -> int:
+        """Serve on TCP. host: an address, a name, or None for all interfaces. port: 0 takes a free one.
+
+        Returns the port. Raises OSError if it cannot be bound.
+        """
+        loop = asyncio.get_running_loop()
+        listener = await loop.create_server(
+            self.protocol_factory,
+            host,
+            port,
+            ssl=_with_alpn(ssl, self.http1_factory is not None),
+            reuse_address=True,
+            reuse_port=reuse_port,
+            backlog=backlog,
+        )
+        self._listeners.append(listener)
+        bound: int = listener.sockets[0].getsockname()[1]
+        return bound
+
+    async def listen_unix(self, path: str, *, ssl: tls.SSLContext | None = None, backlog: int = 1024) -> None:
+        """Serve on a unix socket. Raises OSError if it cannot be bound."""
+        loop = asyncio.get_running_loop()
+        context = _with_alpn(ssl, self.http1_factory is not None)
+        listener = await loop.create_unix_server(self.protocol_factory, path, ssl=context, backlog=backlog)
+        self._listeners.append(listener)
+
+    def opened(self, protocol: GrpcProtocol) -> None:
+        self._protocols.add(protocol)
+        self._all_closed.clear()
+
+    def closed(self, protocol: GrpcProtocol) -> None:
+        self._protocols.discard(protocol)
+        if not self._protocols:
+            self._all_closed.set()
+
+    async def stop(self, grace: float | None = None) -> None:
+        """Stop listening, let calls in flight finish for up to `grace` seconds, cancel the rest, close.
+
+        New calls on open connections are served until the client has heard of the shutdown (GOAWAY). Without grace
+        calls are cancelled at once. May be called again, to shorten the wait.
+        """
+        listeners, self._listeners = self._listeners, []
+        for listener in listeners:
+            listener.close()
+        if grace:
+            for protocol in list(self._protocols):
+                protocol.connection.drain()
+            await self._wait_closed(min(grace, _DRAIN_NOTICE_SECONDS))
+            for protocol in list(self._protocols):
+                protocol.connection.finish_drain()
+            await self._wait_closed(max(0.0, grace - _DRAIN_NOTICE_SECONDS))
+        for protocol in list(self._protocols):
+            protocol.connection.shut_down()
+        if not await self._wait_closed(1.0):
+            for protocol in list(self._protocols):
+                protocol.transport.abort()
+            await self._all_closed.wait()
+
+    async def _wait_closed(self, seconds: float) -> bool:
+        try:
+            await asyncio.wait_for(self._all_closed.wait(), seconds)
+        except TimeoutError:
+            return False
+        return True
+
+
+def _with_alpn(context: tls.SSLContext | None, http1: bool) -> tls.SSLContext | None:
+    if context is not None:
+        context.set_alpn_protocols(["h2", "http/1.1"] if http1 else ["h2"])
+    return context

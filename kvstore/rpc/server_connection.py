@@ -1,0 +1,625 @@
+"""A gRPC server's side of one connection: bytes in, calls of handlers; bytes out.
+
+Does no I/O and reads no clock: whoever owns the socket feeds `receive_data`, writes what `data_to_send` gives, and
+lends a `Host` for what needs a loop.
+
+    connection = ServerConnection(methods, ServerOptions(), host)
+    connection.receive_data(bytes_from_client); transport.write(connection.data_to_send(n))
+
+The hot path is a unary call: two events, one handler, three calls of the engine. tests/rpc/bench_unary.py shows what it
+costs.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable, Coroutine, Mapping
+from typing import Any, Protocol
+
+from kvstore.rpc.call import Call, StreamCall, UnaryCall
+from kvstore.rpc.context import ServerContext
+from kvstore.rpc.deadlines import Bucket, Expiring
+from kvstore.rpc.framing import ACCEPTED_ENCODINGS, MessageReader, frame, is_supported_encoding
+from kvstore.rpc.h2 import (
+    ConnectionClosed,
+    ConnectionFailed,
+    DataReceived,
+    Engine,
+    EngineError,
+    ErrorCode,
+    Event,
+    Flooded,
+    GoAwayReceived,
+    PingAcknowledged,
+    PingReceived,
+    RequestReceived,
+    SettingsReceived,
+    StreamClosed,
+    TrailersReceived,
+    goaway_frame,
+)
+from kvstore.rpc.metadata import Headers, encode_message, encode_metadata, parse_timeout
+from kvstore.rpc.method import Method, MethodTable
+from kvstore.rpc.options import ServerOptions
+from kvstore.rpc.status import Metadata, RpcError, StatusCode
+
+logger = logging.getLogger(__name__)
+
+_STATUS_200 = (b":status", b"200")
+_CONTENT_TYPE = (b"content-type", b"application/grpc")
+_CONTENT_SUBTYPES = (b"application/grpc+", b"application/grpc;")
+_RESPONSE_HEADERS = (_STATUS_200, _CONTENT_TYPE)
+_GRPC_STATUS = tuple((b"grpc-status", b"%d" % code) for code in StatusCode)
+_TRAILERS_OK = (_GRPC_STATUS[StatusCode.OK],)
+# grpc-go's policy: a third ping that comes too early ends the connection.
+_MAX_PING_STRIKES = 2
+# Without calls and without permission a client may ping once in two hours.
+_IDLE_PING_INTERVAL = 7200.0
+_DRAIN_PING = b"draining"
+_KEEPALIVE_PING = b"keepaliv"
+
+
+class Host(Protocol):
+    """What a connection needs of the program that owns its socket."""
+
+    def flush_later(self) -> None:
+        """There is something to send: write data_to_send once this turn of the loop is over."""
+
+    def spawn(self, coroutine: Coroutine[Any, Any, None]) -> asyncio.Future[None]:
+        """Run a coroutine beside everything else; cancelling the result cancels it."""
+
+    def now(self) -> float:
+        """Seconds on a clock that only goes forward."""
+
+    def expire_at(self, deadline: float, item: Expiring) -> Bucket:
+        """Have item expire; see DeadlineWheel.add."""
+
+
+class TokenBucket:
+    """Lets a burst of events pass, and in the long run so many a second."""
+
+    __slots__ = ("_burst", "_last", "_rate", "_tokens")
+
+    def __init__(self, burst: int, rate: int) -> None:
+        self._burst = burst
+        self._rate = rate
+        self._tokens = float(burst)
+        self._last = 0.0
+
+    def take(self, now: float) -> bool:
+        """Take one token at this time; false if there is none."""
+        self._tokens = min(self._burst, self._tokens + (now - self._last) * self._rate)
+        self._last = now
+        if self._tokens < 1:
+            return False
+        self._tokens -= 1
+        return True
+
+
+class ServerConnection:
+    """The server's side of one HTTP/2 connection that carries gRPC calls.
+
+    methods: what may be called. host: lends clock, timer, tasks. peer: the client's address as grpc writes it.
+    auth_context: what TLS knows of the client. translate: makes a status of a handler's exception that is not RpcError;
+        None if it knows none, the status is then UNKNOWN.
+    """
+
+    __slots__ = (
+        "__weakref__",
+        "_awaits_pong",
+        "_by_path",
+        "_calls",
+        "_control",
+        "_engine",
+        "_finished_early",
+        "_goaway_sent",
+        "_last_ping",
+        "_last_received",
+        "_last_stream_id",
+        "_methods",
+        "_ping_strikes",
+        "_sent_since_ping",
+        "_translate",
+        "acknowledge",
+        "auth_context",
+        "blocked",
+        "closed",
+        "dirty",
+        "draining",
+        "failed",
+        "host",
+        "last_words",
+        "max_receive_bytes",
+        "options",
+        "partial_bytes",
+        "peer",
+        "queued",
+        "send_data",
+        "send_response",
+        "send_trailers",
+    )
+
+    def __init__(
+        self,
+        methods: MethodTable,
+        options: ServerOptions,
+        host: Host,
+        *,
+        peer: str = "",
+        auth_context: Mapping[str, list[bytes]] | None = None,
+        translate: Callable[[Exception], RpcError | None] | None = None,
+    ) -> None:
+        self.options = options
+        self.max_receive_bytes = options.max_receive_bytes
+        self.host = host
+        self.peer = peer
+        self.auth_context = auth_context or {}
+        self._translate = translate
+        self._methods = methods
+        self._by_path = methods.by_path
+        self._engine = engine = Engine.server(options.h2_limits())
+        self.acknowledge = engine.acknowledge
+        self.queued = engine.queued
+        self.send_response = engine.send_response
+        self.send_data = engine.send_data
+        self.send_trailers = engine.send_trailers
+        self._calls: dict[int, Call] = {}
+        # Streams with somebody waiting in drain().
+        self.blocked: dict[StreamCall, None] = {}
+        # Answered before the client had sent all: to be reset once the answer is out.
+        self._finished_early: list[int] = []
+        self.partial_bytes = 0
+        # A flush is due; whoever sets it has asked the host for it.
+        self.dirty = False
+        # The engine can do nothing any more.
+        self.failed = False
+        # To be closed once data_to_send and last_words are written.
+        self.closed = False
+        self.last_words = b""
+        self.draining = False
+        self._control = TokenBucket(options.control_burst, options.control_rate)
+        self._last_stream_id = 0
+        self._last_received = host.now()
+        self._awaits_pong = False
+        self._goaway_sent = False
+        self._last_ping = float("-inf")
+        self._ping_strikes = 0
+        self._sent_since_ping = False
+
+    @property
+    def active_calls(self) -> int:
+        return len(self._calls)
+
+    # Receiving
+
+    def receive_data(self, data: bytes) -> None:
+        """Take bytes from the client and run what they ask for."""
+        if self.failed:
+            return
+        self._last_received = self.host.now()
+        self._awaits_pong = False
+        try:
+            self._engine.receive(data)
+            self._handle(self._engine.events())
+        except ConnectionFailed as failure:
+            self._fail(failure)
+        except EngineError as error:
+            # A frame of this batch ended the session while others were being handled.
+            self._fail(ConnectionFailed(ErrorCode.PROTOCOL_ERROR, str(error)))
+
+    def _handle(self, events: list[Any]) -> None:
+        calls = self._calls
+        for event in events:
+            kind = type(event)
+            if kind is RequestReceived:
+                self._request(event)
+            elif kind is DataReceived:
+                call = calls.get(event.stream_id)
+                data = event.data
+                if call is None:
+                    if data:
+                        self.acknowledge(len(data), event.stream_id)
+                elif data or event.end_stream:
+                    call.receive(data, event.end_stream)
+                else:
+                    self._count_control()
+            elif kind is StreamClosed:
+                call = calls.pop(event.stream_id, None)
+                if call is not None and not call.finished:
+                    self._cancelled(call)
+            else:
+                self._control_event(event)
+
+    def _control_event(self, event: Event) -> None:
+        if isinstance(event, PingReceived):
+            self._count_control()
+            self._police_ping()
+        elif isinstance(event, SettingsReceived):
+            self._count_control()
+        elif isinstance(event, TrailersReceived):
+            # A client has no trailers to send; it ends the request all the same.
+            call = self._calls.get(event.stream_id)
+            if call is not None:
+                call.receive(b"", True)
+        elif isinstance(event, PingAcknowledged):
+            if event.opaque_data == _DRAIN_PING:
+                self.finish_drain()
+        elif isinstance(event, ConnectionClosed):
+            self.closed = True
+        elif isinstance(event, GoAwayReceived):
+            # The client opens no more streams; those that are open go on.
+            self.draining = True
+
+    def _request(self, event: RequestReceived) -> None:
+        headers = event.headers
+        fields = dict(headers)
+        self._last_stream_id = stream_id = event.stream_id
+        method = self._by_path.get(fields.get(b":path", b""))
+        if (
+            method is None
+            or fields.get(b"content-type") != b"application/grpc"
+            or fields.get(b":method") != b"POST"
+            or b"grpc-encoding" in fields
+        ):
+            method = self._examine(stream_id, fields, headers, event.end_stream)
+            if method is None:
+                return
+        call: Call
+        if method.unary:
+            call = UnaryCall(self, stream_id, method, headers)
+        else:
+            call = StreamCall(self, stream_id, method, headers)
+        self._calls[stream_id] = call
+        method.stats.started += 1
+        timeout = fields.get(b"grpc-timeout")
+        if timeout is not None and not self._set_deadline(call, timeout):
+            return
+        if isinstance(call, StreamCall) and method.request_streaming:
+            call.invoke(call)
+        if event.end_stream and not call.finished:
+            call.receive(b"", True)
+
+    def _set_deadline(self, call: Call, timeout: bytes) -> bool:
+        try:
+            seconds = parse_timeout(timeout)
+        except ValueError as error:
+            self.finish(call, StatusCode.INTERNAL, str(error))
+            return False
+        call.deadline = deadline = self.host.now() + seconds
+        call.bucket = self.host.expire_at(deadline, call)
+        return True
+
+    def _examine(self, stream_id: int, fields: dict[bytes, bytes], headers: Headers, end_stream: bool) -> Method | None:
+        """Check a request that is not of the usual form; answer it here and return None if it cannot be served."""
+        content_type = fields.get(b"content-type", b"")
+        if fields.get(b":method") != b"POST":
+            text = f"http2: received a request with method {fields.get(b':method', b'').decode('latin-1')!r}, not POST"
+            self._refuse(stream_id, b"405", RpcError(StatusCode.INTERNAL, text), end_stream)
+            return None
+        if content_type != b"application/grpc" and not content_type.startswith(
+            (b"application/grpc+", b"application/grpc;")
+        ):
+            text = f'invalid gRPC request content-type "{content_type.decode("latin-1")}"'
+            self._refuse(stream_id, b"415", RpcError(StatusCode.INVALID_ARGUMENT, text), end_stream)
+            return None
+        try:
+            method = self._methods.find(fields.get(b":path", b""), headers)
+            encoding = fields.get(b"grpc-encoding", b"identity")
+            if not is_supported_encoding(encoding):
+                text = f'grpc: Decompressor is not installed for grpc-encoding "{encoding.decode("latin-1")}"'
+                raise RpcError(StatusCode.UNIMPLEMENTED, text)
+        except RpcError as error:
+            self._refuse(stream_id, b"200", error, end_stream)
+            return None
+        return method
+
+    def _refuse(self, stream_id: int, http_status: bytes, error: RpcError, end_stream: bool) -> None:
+        headers = [
+            (b":status", http_status),
+            _CONTENT_TYPE,
+            _GRPC_STATUS[error.code],
+            (b"grpc-message", encode_message(error.message)),
+        ]
+        if error.code is StatusCode.UNIMPLEMENTED:
+            headers.append((b"grpc-accept-encoding", ACCEPTED_ENCODINGS))
+        try:
+            self.send_response(stream_id, headers, end_stream=True)
+        except EngineError:
+            return
+        if not end_stream:
+            self._finished_early.append(stream_id)
+        self.touch()
+
+    # What calls need
+
+    def message_reader(self, call: Call) -> MessageReader:
+        return MessageReader(self.max_receive_bytes, dict(call.headers).get(b"grpc-encoding"))
+
+    def hold(self, size: int) -> None:
+        """Count the bytes of incomplete messages. Raises RpcError (RESOURCE_EXHAUSTED) when they are too many."""
+        self.partial_bytes += size
+        if size > 0 and self.partial_bytes > self.options.max_partial_bytes:
+            raise RpcError(StatusCode.RESOURCE_EXHAUSTED, "grpc: too many incomplete messages on this connection")
+
+    def has_room(self, stream_id: int) -> bool:
+        queued = self.queued(stream_id)
+        if queued >= self.options.stream_buffer_bytes:
+            return False
+        return queued == 0 or self.queued() < self.options.connection_buffer_bytes
+
+    def credit(self, size: int, stream_id: int) -> None:
+        """Consumed later than received: give the client its credit back, if the connection still lives."""
+        if self.failed or self.closed:
+            return
+        try:
+            self.acknowledge(size, stream_id)
+        except EngineError:
+            return
+        self.touch()
+
+    def touch(self) -> None:
+        """There is something to send."""
+        if not self.dirty:
+            self.dirty = True
+            self.host.flush_later()
+
+    def guard(self, callback: Callable[[Any], object], argument: object) -> None:
+        """Call back into the application; what it raises is logged and stops nobody."""
+        try:
+            callback(argument)
+        except Exception:
+            logger.exception("a callback of a call failed")
+
+    def status_of(self, error: BaseException, call: Call) -> RpcError:
+        """The status that a handler's exception ends its call with."""
+        if isinstance(error, RpcError):
+            return error
+        if isinstance(error, asyncio.CancelledError):
+            return RpcError(StatusCode.CANCELLED, "the handler was cancelled")
+        if self._translate is not None and isinstance(error, Exception):
+            translated = self._translate(error)
+            if translated is not None:
+                return translated
+        extras = call.extras
+        if extras.code is not StatusCode.OK:
+            return RpcError(extras.code, extras.details, extras.trailing)
+        logger.error("%s failed", call.full_method(), exc_info=error)
+        return RpcError(StatusCode.UNKNOWN, f"Unexpected {type(error)}: {error}", extras.trailing)
+
+    # Sending
+
+    def respond(self, call: Call, payload: bytes) -> None:
+        """Answer with one message and OK, or with the status that the handler has set."""
+        if call.method.unary and call.customised is None and call.reader is None:
+            call.finished = True
+            if call.bucket is not None:
+                call.bucket.pop(call, None)
+            trailers: Headers = _TRAILERS_OK
+            headers: Headers = _RESPONSE_HEADERS
+        else:
+            code = call.extras.code
+            if code is not StatusCode.OK:
+                self.finish(call, code, call.extras.details, call.extras.trailing)
+                return
+            headers, trailers = self._fields(call)
+            call.end(cancelled=False)
+        stream_id = call.stream_id
+        stats = call.method.stats
+        stats.messages_sent += 1
+        stats.bytes_sent += len(payload)
+        stats.handled[0] += 1
+        self._calls.pop(stream_id, None)
+        try:
+            if not call.started:
+                self.send_response(stream_id, headers)
+            self.send_data(stream_id, len(payload).to_bytes(5, "big") + payload)
+            self.send_trailers(stream_id, trailers)
+        except EngineError:
+            # Reset by the client in the bytes being handled, or the connection ends: nobody listens.
+            return
+        self._sent_since_ping = True
+        if not call.half_closed:
+            self._finished_early.append(stream_id)
+        if not self.dirty:
+            self.dirty = True
+            self.host.flush_later()
+
+    def send_headers(self, call: ServerContext) -> None:
+        """Send the response headers."""
+        headers, _ = self._fields(call)
+        call.started = True
+        try:
+            self.send_response(call.stream_id, headers)
+        except EngineError:
+            return
+        self._sent_since_ping = True
+        self.touch()
+
+    def send_message(self, call: Call, payload: bytes) -> None:
+        """Send one message of a streaming response."""
+        if not call.started:
+            self.send_headers(call)
+        stats = call.method.stats
+        stats.messages_sent += 1
+        stats.bytes_sent += len(payload)
+        try:
+            self.send_data(call.stream_id, frame(payload))
+        except EngineError:
+            return
+        self._sent_since_ping = True
+        if not self.dirty:
+            self.dirty = True
+            self.host.flush_later()
+
+    def finish_ok(self, call: Call) -> None:
+        """End a streaming response with OK, or with the status that the handler has set."""
+        extras = call.extras
+        self.finish(call, extras.code, extras.details, extras.trailing)
+
+    def finish(
+        self, call: Call, code: StatusCode, message: str, metadata: Metadata = (), *, cancelled: bool = False
+    ) -> None:
+        """End a call with a status and no further message. cancelled: its handler is to be told to stop."""
+        fields = [_GRPC_STATUS[code]]
+        if message:
+            fields.append((b"grpc-message", encode_message(message)))
+        try:
+            fields += encode_metadata(metadata)
+        except ValueError:
+            logger.exception("trailing metadata of %s cannot be sent", call.full_method())
+        call.method.stats.handled[code] += 1
+        self._calls.pop(call.stream_id, None)
+        if not call.finished:
+            call.end(cancelled=cancelled)
+        try:
+            if call.started:
+                self.send_trailers(call.stream_id, fields)
+            elif code is StatusCode.OK or call.extras.initial:
+                headers, _ = self._fields(call)
+                self.send_response(call.stream_id, headers)
+                self.send_trailers(call.stream_id, fields)
+            else:
+                self.send_response(call.stream_id, [*_RESPONSE_HEADERS, *fields], end_stream=True)
+        except EngineError:
+            return
+        self._sent_since_ping = True
+        if not call.half_closed:
+            self._finished_early.append(call.stream_id)
+        self.touch()
+
+    def _fields(self, call: ServerContext) -> tuple[Headers, Headers]:
+        """Response headers and trailers of a call that ends well, with the handler's metadata."""
+        try:
+            headers = (*_RESPONSE_HEADERS, *encode_metadata(call.extras.initial))
+            trailers = (*_TRAILERS_OK, *encode_metadata(call.extras.trailing))
+        except ValueError:
+            logger.exception("metadata of %s cannot be sent", call.full_method())
+            return _RESPONSE_HEADERS, _TRAILERS_OK
+        return headers, trailers
+
+    def data_to_send(self, amount: int) -> bytes:
+        """Bytes for the client, at most `amount`; less means that nothing more can go now."""
+        if self.failed:
+            return b""
+        engine = self._engine
+        try:
+            data = engine.data_to_send(amount)
+            if self._finished_early and len(data) < amount and self._reset_finished():
+                data += engine.data_to_send(amount)
+        except EngineError as error:
+            self._fail(ConnectionFailed(ErrorCode.INTERNAL_ERROR, str(error)))
+            return b""
+        events = engine.events()
+        if events:
+            self._handle(events)
+        if self.blocked:
+            for call in [call for call in self.blocked if call.writable]:
+                del self.blocked[call]
+                call.resume()
+        return data
+
+    def _reset_finished(self) -> bool:
+        """Reset streams whose response is out though their request is not complete. True if there were any."""
+        finished, self._finished_early = self._finished_early, []
+        for stream_id in finished:
+            if self.queued(stream_id):
+                self._finished_early.append(stream_id)
+            else:
+                self._engine.reset_stream(stream_id, ErrorCode.NO_ERROR)
+        return len(self._finished_early) < len(finished)
+
+    # Ending
+
+    def _cancelled(self, call: Call) -> None:
+        call.method.stats.handled[StatusCode.CANCELLED] += 1
+        call.end(cancelled=True)
+
+    def _cancel_all(self) -> None:
+        calls, self._calls = list(self._calls.values()), {}
+        for call in calls:
+            if not call.finished:
+                self._cancelled(call)
+
+    def connection_lost(self) -> None:
+        """The transport is gone: cancel every call."""
+        self.failed = self.closed = True
+        self._cancel_all()
+
+    def _fail(self, failure: ConnectionFailed) -> None:
+        logger.debug("connection of %s ended: %s", self.peer, failure)
+        try:
+            rest = self._engine.data_to_send()
+        except EngineError:
+            rest = b""
+        self.failed = self.closed = True
+        self.last_words = rest + goaway_frame(failure.code, str(failure).encode(), self._last_stream_id)
+        self._cancel_all()
+        self.touch()
+
+    def drain(self) -> None:
+        """Ask the client to open no more streams; those that it opens until it has heard are still served."""
+        if self.draining or self.closed:
+            return
+        self.draining = True
+        try:
+            self._engine.shutdown_notice()
+            self._engine.ping(_DRAIN_PING)
+        except EngineError:
+            self.closed = True
+        self.touch()
+
+    def finish_drain(self) -> None:
+        """Refuse new streams from now on; the connection closes when the last call is answered."""
+        if self.closed or self._goaway_sent:
+            return
+        self._goaway_sent = True
+        try:
+            self._engine.send_goaway(ErrorCode.NO_ERROR)
+        except EngineError:
+            self.closed = True
+        self.touch()
+
+    def shut_down(self) -> None:
+        """Cancel what is in flight and say good-bye."""
+        if not self.closed:
+            self._fail(ConnectionFailed(ErrorCode.NO_ERROR, "the server has stopped"))
+
+    # Policing
+
+    def _count_control(self) -> None:
+        if not self._control.take(self.host.now()):
+            raise Flooded("too many control frames")
+
+    def _police_ping(self) -> None:
+        now = self.host.now()
+        since, self._last_ping = now - self._last_ping, now
+        # A response means that the client has reason to look after the connection: start over.
+        if self._sent_since_ping:
+            self._sent_since_ping = False
+            self._ping_strikes = 0
+            return
+        allowed = self._calls or self.options.keepalive_permit_without_stream
+        if since < (self.options.keepalive_min_time if allowed else _IDLE_PING_INTERVAL):
+            self._ping_strikes += 1
+            if self._ping_strikes > _MAX_PING_STRIKES:
+                raise Flooded("too_many_pings")
+
+    def start_keepalive(self) -> None:
+        """From now on look after the connection: ping a silent client, give up one that does not answer."""
+        self.host.expire_at(self.host.now() + self.options.keepalive_interval, self)
+
+    def expire(self) -> None:
+        """A time of the keepalive has come."""
+        if self.closed:
+            return
+        now = self.host.now()
+        if self._awaits_pong:
+            self._awaits_pong = False
+            self._fail(ConnectionFailed(ErrorCode.NO_ERROR, "keepalive ping timeout"))
+            return
+        due = self._last_received + self.options.keepalive_interval
+        if due <= now:
+            self._awaits_pong = True
+            self._engine.ping(_KEEPALIVE_PING)
+            self.touch()
+            due = now + self.options.keepalive_timeout
+        self.host.expire_at(due, self)
