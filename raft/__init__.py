@@ -48,6 +48,7 @@ from raft.messages import (
     SoftState,
     StateType,
 )
+from raft.node import Node, restart_node, start_node
 from raft.progress import Inflights, Progress, ProgressState
 from raft.rawnode import RawNode, Ready, is_local_message, is_local_target, is_response_message
 from raft.status import BasicStatus, Status
@@ -82,6 +83,7 @@ __all__ = [
     "Message",
     "MessageType",
     "MisuseError",
+    "Node",
     "NodeStopped",
     "Peer",
     "Progress",
@@ -115,4 +117,6 @@ __all__ = [
     "is_local_message",
     "is_local_target",
     "is_response_message",
+    "restart_node",
+    "start_node",
 ]

@@ -125,8 +125,8 @@ class Config:
 
     @property
     def committed_size_limit(self) -> int:
-        """Bytes of entries to apply in one Ready."""
-        return self.max_committed_size_per_ready or self.max_size_per_msg
+        """Bytes of entries to apply in one Ready. As with messages, the smallest limit means one entry at a time."""
+        return self.max_committed_size_per_ready or self.max_size_per_msg or 1
 
     @property
     def uncommitted_size_limit(self) -> int:

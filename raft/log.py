@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from raft.config import Logger
 from raft.errors import Compacted, InvariantViolation, StorageError, Unavailable
 from raft.messages import NO_LIMIT, Entry, Snapshot
-from raft.sizes import entries_size, limit_size
+from raft.sizes import entries_size
 from raft.storage import Storage
 from raft.unstable import Unstable
 
@@ -108,7 +108,7 @@ class RaftLog:
             raise InvariantViolation(f"slice[{lo},{hi}) out of bound [{self.first_index()},{self.last_index()}]")
         unstable = self.unstable
         if lo >= unstable.offset:
-            return limit_size(unstable.slice(lo, hi), max_size)
+            return unstable.slice(lo, hi, max_size)
         if lo < self.first_index():
             raise Compacted
         cut = min(hi, unstable.offset)
@@ -124,8 +124,8 @@ class RaftLog:
         left = max_size - entries_size(stable)
         if left <= 0:
             return stable
-        rest = limit_size(unstable.slice(unstable.offset, hi), left)
-        # limit_size always gives one entry; here it is one too many if it does not fit.
+        rest = unstable.slice(unstable.offset, hi, left)
+        # There is always one entry; here it is one too many if it does not fit.
         if len(rest) == 1 and entries_size(rest) > left:
             return stable
         return [*stable, *rest]

@@ -10,7 +10,7 @@ from typing import Protocol
 
 from raft.errors import Compacted, InvariantViolation, SnapshotOutOfDate, Unavailable
 from raft.messages import NO_LIMIT, ConfState, Entry, HardState, Snapshot, SnapshotMetadata
-from raft.sizes import limit_size
+from raft.sizes import limited_end
 
 
 class Storage(Protocol):
@@ -85,7 +85,8 @@ class MemoryStorage:
         if not self._live():
             raise Unavailable
         shift = self._dead - self._offset - 1
-        return limit_size(self._entries[lo + shift : hi + shift], max_size)
+        start = lo + shift
+        return self._entries[start : limited_end(self._entries, start, hi + shift, max_size)]
 
     def term(self, i: int) -> int:
         """The term of entry i. Raises Compacted or Unavailable as Storage.term."""

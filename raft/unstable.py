@@ -10,7 +10,8 @@ from collections.abc import Sequence
 
 from raft.config import Logger
 from raft.errors import InvariantViolation
-from raft.messages import Entry, Snapshot
+from raft.messages import NO_LIMIT, Entry, Snapshot
+from raft.sizes import limited_end
 
 
 class Unstable:
@@ -114,9 +115,9 @@ class Unstable:
         else:
             raise InvariantViolation(f"entries from {first} leave a gap after {self.last_index()}")
 
-    def slice(self, lo: int, hi: int) -> list[Entry]:
-        """Entries lo <= index < hi, all of which must be held."""
-        upper = self.offset + len(self.entries)
-        if not self.offset <= lo <= hi <= upper:
-            raise InvariantViolation(f"unstable.slice[{lo},{hi}) out of bound [{self.offset},{upper}]")
-        return self.entries[lo - self.offset : hi - self.offset]
+    def slice(self, lo: int, hi: int, max_size: int = NO_LIMIT) -> list[Entry]:
+        """Entries lo <= index < hi, all of which must be held, within max_size encoded bytes but at least one."""
+        offset = self.offset
+        if not offset <= lo <= hi <= offset + len(self.entries):
+            raise InvariantViolation(f"unstable.slice[{lo},{hi}) out of bound [{offset},{self.last_index() + 1}]")
+        return self.entries[lo - offset : limited_end(self.entries, lo - offset, hi - offset, max_size)]

@@ -374,7 +374,8 @@ class InteractionEnvironment:
             self.output.write("no messages\n")
 
     def _take(self, to: int, kind: MessageType | None, sender: int, *, local: bool) -> list[Message]:
-        taken, left = [], []
+        taken: list[Message] = []
+        left: list[Message] = []
         for message in self.messages:
             wanted = message.to == to and (kind is None or message.type == kind)
             if sender and message.from_ != sender:
@@ -430,7 +431,7 @@ class InteractionEnvironment:
         for member in members:
             if any(message.to == member.id for message in self.messages):
                 busy = True
-                self._titled(member, "receiving messages", lambda m: self.deliver(m.id) and None)
+                self._titled(member, "receiving messages", self._deliver_all)
         for member in members:
             if member.append_work:
                 busy = True
@@ -440,6 +441,9 @@ class InteractionEnvironment:
                 busy = True
                 self._titled(member, "processing apply thread", self._drain_applies)
         return busy
+
+    def _deliver_all(self, member: Member) -> None:
+        self.deliver(member.id)
 
     def _drain_appends(self, member: Member) -> None:
         while member.append_work:
