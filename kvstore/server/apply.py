@@ -20,7 +20,7 @@ from kvstore.rpc import Promise
 from kvstore.server.alarms import Alarms
 from kvstore.server.membership import Membership
 from kvstore.server.proposals import Proposals, decode, identity
-from kvstore.wire import length_delimited, varint
+from kvstore.wire import length_delimited
 from raft.confcodec import decode_entry
 from raft.messages import ConfChange, ConfState, Entry, EntryType
 
@@ -130,16 +130,13 @@ class Applier:
     def _lease_grant(self, request: rpc_pb2.LeaseGrantRequest) -> bytes:
         if self._alarms.no_space:
             raise errors.NoSpace
-        lease = self._lessor.grant(request.ID, request.TTL, self._now())
-        return b"\x10" + varint(lease.id) + b"\x18" + varint(lease.ttl)
+        return self._lessor.grant(request, self._now())
 
     def _lease_revoke(self, request: rpc_pb2.LeaseRevokeRequest) -> bytes:
-        self._lessor.revoke(request.ID)
-        return b""
+        return self._lessor.revoke(request.ID, self._store.delete_keys)
 
     def _lease_checkpoint(self, request: rpc_pb2.LeaseCheckpointRequest) -> bytes:
-        for checkpoint in request.checkpoints:
-            self._lessor.checkpoint(checkpoint.ID, checkpoint.remaining_TTL)
+        self._lessor.checkpoint(request)
         return b""
 
     def _alarm(self, request: rpc_pb2.AlarmRequest) -> bytes:

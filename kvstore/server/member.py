@@ -1,138 +1,429 @@
-"""One member of a cluster, put together: what the API layer asks, and who answers it."""
+"""One member of a cluster: the requests of the etcd v3 API, decided.
+
+Checks a request, puts it into the log or has the read confirmed, and answers with encoded responses. How the parts of a
+member are made and wired is `start.py`'s business; how requests arrive, the API's.
+"""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Sequence
+import asyncio
+import secrets
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from typing import Final
 
+from google.protobuf.message import Message as ProtoMessage
+
+from kvstore import errors
 from kvstore.lease.lessor import Lessor
+from kvstore.mvcc import validate
 from kvstore.mvcc.store import Store
 from kvstore.pb import rpc_pb2 as pb
 from kvstore.rpc import Promise
+from kvstore.server.apply import txn_puts
+from kvstore.server.changes import MembershipChanges
 from kvstore.server.config import Config
+from kvstore.server.leases import LeaseKeeper
+from kvstore.server.maintenance import Maintenance
+from kvstore.server.proposals import Proposals
+from kvstore.server.reads import ReadRounds, Waiter
+from kvstore.server.ready_loop import ReadyLoop
+from kvstore.server.state import State
+from kvstore.wire import varint
+
+MAX_PENDING_REQUESTS: Final = 20_000
+MAX_PENDING_BYTES: Final = 256 << 20
+"""Requests proposed but not applied, beyond which more are refused."""
+
+
+class ResponseHeaders:
+    """The encoded header of responses: one for each revision and term."""
+
+    __slots__ = ("_ids", "_tail", "_term")
+
+    def __init__(self, cluster_id: int, member_id: int) -> None:
+        self._ids = b"\x08" + varint(cluster_id) + b"\x10" + varint(member_id) + b"\x18"
+        self._term = 0
+        self._tail = b""
+
+    def set_term(self, term: int) -> None:
+        """Take note of raft's term."""
+        if term != self._term:
+            self._term = term
+            self._tail = b"\x20" + varint(term)
+
+    def encode(self, revision: int) -> bytes:
+        """Field 1 of a response: tag, length, ResponseHeader."""
+        payload = self._ids + varint(revision) + self._tail
+        return b"\n" + bytes((len(payload),)) + payload
+
+
+class RequestProposer:
+    """Puts requests of this member into the log."""
+
+    def __init__(self, proposals: Proposals, loop: asyncio.AbstractEventLoop, max_request_bytes: int) -> None:
+        self._proposals = proposals
+        self._time = loop.time
+        self._max_request_bytes = max_request_bytes
+        self.wake: Callable[[], None] = lambda: None
+        self.stopped = False
+
+    def propose(self, kind: str, request: ProtoMessage) -> Promise[bytes]:
+        """Propose a request: its encoded response once it is applied, or the KvstoreError it came to."""
+        encoded = request.SerializeToString()
+        proposals = self._proposals
+        if len(encoded) > self._max_request_bytes:
+            return Promise.failed(errors.RequestTooLarge())
+        if proposals.pending_requests >= MAX_PENDING_REQUESTS or proposals.pending_bytes >= MAX_PENDING_BYTES:
+            return Promise.failed(errors.RequestTooManyRequests())
+        if self.stopped:
+            return Promise.failed(errors.Stopped())
+        promise: Promise[bytes] = Promise()
+        proposals.add(kind, request, encoded, promise, self._time())
+        self.wake()
+        return promise
 
 
 class Member:
-    """The requests of the etcd v3 API, decided.
+    """One member.
 
     Methods that return Promise[bytes] resolve to the encoded response message, header included, or fail with a
     KvstoreError; they check the request first, so the promise may be resolved on return. Nothing here blocks.
     """
 
-    config: Config
-    id: int
-    cluster_id: int
-    store: Store
-    lessor: Lessor
+    def __init__(
+        self,
+        *,
+        config: Config,
+        member_id: int,
+        cluster_id: int,
+        headers: ResponseHeaders,
+        state: State,
+        loop: ReadyLoop,
+        proposer: RequestProposer,
+        reads: ReadRounds,
+        leases: LeaseKeeper,
+        changes: MembershipChanges,
+        maintenance: Maintenance,
+    ) -> None:
+        self.config = config
+        self.id = member_id
+        self.cluster_id = cluster_id
+        self.state = state
+        self.store: Store = state.store
+        self.lessor: Lessor = state.lessor
+        self.loop = loop
+        self.reads = reads
+        self.leases = leases
+        self.changes = changes
+        self.maintenance = maintenance
+        self.proposer = proposer
+        self.disk_full = False
+        self._headers = headers
+        self._time = asyncio.get_running_loop().time
+        self._raising_no_space = False
+        self._leader_lost_callbacks: dict[int, Callable[[], None]] = {}
 
     # What every answer needs.
 
     def header(self, revision: int | None = None) -> bytes:
         """Field 1 of a response, encoded: tag, length, ResponseHeader. revision: the store's current one if None."""
-        raise NotImplementedError
+        return self._headers.encode(self.store.revision if revision is None else revision)
 
     def header_message(self) -> pb.ResponseHeader:
         """The same as a message, for responses that are not made by hand."""
-        raise NotImplementedError
+        return pb.ResponseHeader.FromString(self.header()[2:])
 
     @property
     def has_leader(self) -> bool:
         """Whether this member knows a leader."""
-        raise NotImplementedError
+        return self.loop.leadership.leader != 0
 
     @property
-    def is_leader(self) -> bool: ...
+    def is_leader(self) -> bool:
+        """Whether this member leads."""
+        return self.loop.leadership.is_leader
 
     @property
-    def is_learner(self) -> bool: ...
+    def is_learner(self) -> bool:
+        """Whether this member has no vote yet."""
+        member = self.state.membership.get(self.id)
+        return member is not None and member.isLearner
 
     def on_leader_lost(self, callback: Callable[[], None]) -> Callable[[], None]:
         """Call back each time there has been no leader for longer than an election timeout. Returns how to stop that."""
-        raise NotImplementedError
+        key = id(callback)
+        self._leader_lost_callbacks[key] = callback
+        return lambda: self._leader_lost_callbacks.pop(key, None) and None
+
+    def leader_lost(self) -> None:
+        """There has been no leader for longer than an election timeout."""
+        for callback in list(self._leader_lost_callbacks.values()):
+            callback()
 
     # KV
 
     def range(self, request: pb.RangeRequest) -> Promise[bytes]:
-        """Long answers are made in steps that let the loop go on."""
-        raise NotImplementedError
+        """Read keys. Long answers are made in steps that let the loop go on."""
+        try:
+            validate.check_range(request)
+        except errors.KvstoreError as error:
+            return Promise.failed(error)
+        if request.serializable:
+            return self._read(self._answer_range, request)
+        return self._confirmed_read(self._answer_range, request)
 
-    def range_stream(self, request: pb.RangeRequest) -> AsyncIterator[bytes]:
-        """Encoded RangeStreamResponse messages, one a step."""
-        raise NotImplementedError
+    async def range_stream(self, request: pb.RangeRequest) -> AsyncIterator[bytes]:
+        """Read keys: encoded RangeStreamResponse messages, one a step."""
+        validate.check_range(request)
+        if not request.serializable:
+            await self.linearizable()
+        for part in self.store.range_stream(request):
+            body = self.header() + part
+            yield b"\n" + varint(len(body)) + body
+            await asyncio.sleep(0)
 
     def put(self, request: pb.PutRequest) -> Promise[bytes]:
-        raise NotImplementedError
+        """Set a key."""
+        try:
+            validate.check_put(request)
+            self._check_space()
+        except errors.KvstoreError as error:
+            return Promise.failed(error)
+        return self.proposer.propose("put", request)
 
     def delete_range(self, request: pb.DeleteRangeRequest) -> Promise[bytes]:
-        raise NotImplementedError
+        """Delete keys."""
+        try:
+            validate.check_delete_range(request)
+        except errors.KvstoreError as error:
+            return Promise.failed(error)
+        return self.proposer.propose("delete_range", request)
 
     def txn(self, request: pb.TxnRequest) -> Promise[bytes]:
-        """A txn without writes is a read: linearizable, or serializable if all its ranges are."""
-        raise NotImplementedError
+        """Compare, then do one of two things. Without writes it is a read: serializable if all its ranges are."""
+        try:
+            validate.check_txn(request, self.config.max_txn_ops)
+            if txn_writes(request):
+                if txn_puts(request):
+                    self._check_space()
+                return self.proposer.propose("txn", request)
+        except errors.KvstoreError as error:
+            return Promise.failed(error)
+        if txn_serializable(request):
+            return self._read(self._answer_txn, request)
+        return self._confirmed_read(self._answer_txn, request)
 
     def compact(self, request: pb.CompactionRequest) -> Promise[bytes]:
-        raise NotImplementedError
+        """Forget history. With `physical`, answered when the space is free on this member."""
+        answer = self.proposer.propose("compaction", request)
+        if not request.physical:
+            return answer
+        promise: Promise[bytes] = Promise()
+
+        def applied(answer: Promise[bytes]) -> None:
+            error = answer.exception()
+            if error is not None:
+                promise.set_exception(error)
+                return
+            self.store.on_compacted(request.revision, lambda: promise.set_result(answer.result()))
+
+        answer.then(applied)
+        return promise
 
     # Lease
 
     def lease_grant(self, request: pb.LeaseGrantRequest) -> Promise[bytes]:
-        raise NotImplementedError
+        """Create a lease; ID 0 lets this member choose one."""
+        try:
+            self._check_space()
+        except errors.KvstoreError as error:
+            return Promise.failed(error)
+        if request.ID == 0:
+            chosen = pb.LeaseGrantRequest(TTL=request.TTL)
+            while chosen.ID == 0 or self.lessor.exists(chosen.ID):
+                chosen.ID = secrets.randbits(63)
+            request = chosen
+        return self.proposer.propose("lease_grant", request)
 
     def lease_revoke(self, request: pb.LeaseRevokeRequest) -> Promise[bytes]:
-        raise NotImplementedError
+        """End a lease and delete its keys."""
+        return self.proposer.propose("lease_revoke", request)
 
     def lease_renew(self, lease_id: int) -> Promise[int]:
         """Renew a lease here or, on a follower, at the leader: its TTL, 0 if there is no such lease."""
-        raise NotImplementedError
+        return self.leases.renew(lease_id)
 
-    async def lease_time_to_live(self, request: pb.LeaseTimeToLiveRequest) -> pb.LeaseTimeToLiveResponse:
-        raise NotImplementedError
+    async def lease_time_to_live(self, request: pb.LeaseTimeToLiveRequest) -> bytes:
+        """What is left of a lease: an encoded response."""
+        await self.linearizable()
+        return self.header() + await self.leases.time_to_live(request)
 
-    async def lease_leases(self) -> pb.LeaseLeasesResponse:
-        raise NotImplementedError
+    async def lease_leases(self) -> bytes:
+        """All leases: an encoded response."""
+        await self.linearizable()
+        return self.header() + self.lessor.leases()
 
     # Cluster
 
     async def member_list(self, linearizable: bool) -> list[pb.Member]:
-        raise NotImplementedError
+        """Everybody in the cluster."""
+        if linearizable:
+            await self.linearizable()
+        return self.state.membership.all()
 
     async def member_add(self, peer_urls: Sequence[str], is_learner: bool) -> tuple[pb.Member, list[pb.Member]]:
-        raise NotImplementedError
+        """Add a member: itself and everybody."""
+        return await self.changes.add(peer_urls, is_learner)
 
     async def member_remove(self, number: int) -> list[pb.Member]:
-        raise NotImplementedError
+        """Remove a member: everybody left."""
+        return await self.changes.remove(number)
 
     async def member_update(self, number: int, peer_urls: Sequence[str]) -> list[pb.Member]:
-        raise NotImplementedError
+        """Change where a member is reached: everybody."""
+        return await self.changes.update(number, peer_urls)
 
     async def member_promote(self, number: int) -> list[pb.Member]:
-        raise NotImplementedError
+        """Make a learner a voter: everybody."""
+        return await self.changes.promote(number)
 
     # Maintenance
 
     def status(self) -> pb.StatusResponse:
-        raise NotImplementedError
+        """Sizes, leader and indexes, and what is wrong."""
+        return self.maintenance.status()
 
     async def alarm(self, request: pb.AlarmRequest) -> pb.AlarmResponse:
-        raise NotImplementedError
+        """List, raise or disarm alarms."""
+        return await self.maintenance.alarm(request)
 
     async def hash(self) -> int:
         """A hash of the whole state."""
-        raise NotImplementedError
+        return await self.maintenance.hash()
 
     async def hash_kv(self, revision: int) -> pb.HashKVResponse:
-        raise NotImplementedError
+        """A hash of the history up to a revision."""
+        return await self.maintenance.hash_kv(revision)
 
     def snapshot(self) -> AsyncIterator[pb.SnapshotResponse]:
         """A consistent copy of the state in chunks, its SHA-256 at the end."""
-        raise NotImplementedError
+        return self.maintenance.snapshot()
 
     async def defragment(self) -> None:
-        raise NotImplementedError
+        """Rewrite the state's file without its free pages."""
+        await self.maintenance.defragment()
 
     async def move_leader(self, target: int) -> None:
-        """Raises NotLeader, BadLeaderTransferee or RequestTimeout."""
-        raise NotImplementedError
+        """Hand leadership on. Raises NotLeader, BadLeaderTransferee or RequestTimeout."""
+        await self.maintenance.move_leader(target)
+
+    # Reads
 
     async def linearizable(self) -> None:
-        """Return once everything committed before the call is applied here."""
-        raise NotImplementedError
+        """Return once everything committed before the call is applied here. Raises KvstoreError."""
+        promise: Promise[None] = Promise()
+
+        def confirmed(error: errors.KvstoreError | None) -> None:
+            if error is None:
+                promise.set_result(None)
+            else:
+                promise.set_exception(error)
+
+        self.confirm(confirmed)
+        await promise
+
+    def confirm(self, waiter: Waiter) -> None:
+        """Call back once everything committed before the call is applied here."""
+        if self.proposer.stopped:
+            waiter(errors.Stopped())
+            return
+        self.reads.join(waiter, self._time())
+        self.loop.wake()
+
+    def _confirmed_read(
+        self, answer: Callable[[ProtoMessage, Promise[bytes]], None], request: ProtoMessage
+    ) -> Promise[bytes]:
+        promise: Promise[bytes] = Promise()
+
+        def confirmed(error: errors.KvstoreError | None) -> None:
+            if error is not None:
+                promise.set_exception(error)
+                return
+            answer(request, promise)
+
+        self.confirm(confirmed)
+        return promise
+
+    def _read(self, answer: Callable[[ProtoMessage, Promise[bytes]], None], request: ProtoMessage) -> Promise[bytes]:
+        promise: Promise[bytes] = Promise()
+        answer(request, promise)
+        return promise
+
+    def _answer_range(self, request: pb.RangeRequest, promise: Promise[bytes]) -> None:
+        store = self.store
+        try:
+            body = store.range(request)
+        except errors.KvstoreError as error:
+            promise.set_exception(error)
+        else:
+            promise.set_result(self._headers.encode(store.revision) + body)
+
+    def _answer_txn(self, request: pb.TxnRequest, promise: Promise[bytes]) -> None:
+        store = self.store
+        try:
+            body = store.txn(request)
+        except errors.KvstoreError as error:
+            promise.set_exception(error)
+        else:
+            promise.set_result(self._headers.encode(store.revision) + body)
+
+    # Space
+
+    def _check_space(self) -> None:
+        """Raise NoSpace if nothing more may be stored, and have everybody know it."""
+        if self.disk_full:
+            raise errors.NoSpace
+        if self.state.alarms.no_space:
+            # Not raised here: what the alarm means is decided where the log is applied, alike on all members. But no
+            # need to bother them with a request whose fate is known.
+            raise errors.NoSpace
+        quota = self.config.quota
+        if quota is not None and self.state.backend.size > quota:
+            self.raise_no_space()
+            raise errors.NoSpace
+
+    def raise_no_space(self) -> None:
+        """Raise the NOSPACE alarm, once."""
+        if self._raising_no_space or self.state.alarms.no_space:
+            return
+        self._raising_no_space = True
+
+        def answered(_: Promise[bytes]) -> None:
+            self._raising_no_space = False
+
+        request = pb.AlarmRequest(action=pb.AlarmRequest.ACTIVATE, memberID=self.id, alarm=pb.AlarmType.NOSPACE)
+        self.proposer.propose("alarm", request).then(answered)
+
+
+def txn_writes(request: pb.TxnRequest) -> bool:
+    """Whether a branch of the txn, or of one inside it, may write."""
+    for operation in (*request.success, *request.failure):
+        kind = operation.WhichOneof("request")
+        if kind != "request_range" and (kind != "request_txn" or txn_writes(operation.request_txn)):
+            return True
+    return False
+
+
+def txn_serializable(request: pb.TxnRequest) -> bool:
+    """Whether a txn without writes has ranges, and all of them ask for no more than a serializable read."""
+    ranges = list(txn_ranges(request))
+    return bool(ranges) and all(each.serializable for each in ranges)
+
+
+def txn_ranges(request: pb.TxnRequest) -> Iterator[pb.RangeRequest]:
+    """All ranges of a txn and of those inside it."""
+    for operation in (*request.success, *request.failure):
+        if operation.WhichOneof("request") == "request_txn":
+            yield from txn_ranges(operation.request_txn)
+        else:
+            yield operation.request_range

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, Protocol
 
 from google.protobuf.message import Message as ProtoMessage
 
@@ -30,6 +30,13 @@ _REQUESTS_TAG: Final = b"\x1a"
 _KIND_TAGS: Final = {
     f.name: varint(f.number << 3 | 2) for f in pb.InternalRequest.DESCRIPTOR.oneofs_by_name["request"].fields
 }
+
+
+class Proposer(Protocol):
+    """Puts requests into the log."""
+
+    def propose(self, kind: str, request: ProtoMessage) -> Promise[bytes]:
+        """Propose a request: its encoded response once it is applied, or the KvstoreError it came to."""
 
 
 @dataclass(slots=True)

@@ -1,0 +1,133 @@
+"""The Peer service: what other members send to this one."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Sequence
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+from kvstore import errors
+from kvstore.pb import peer_pb2 as pb
+from kvstore.pb import rpc_pb2
+from kvstore.pb.peer_pb2_grpc import PeerServicer
+from kvstore.peer import identity, snapshot
+from kvstore.peer.codec import MalformedMessage, decode_batch
+from kvstore.rpc import RpcError, StatusCode
+from raft.messages import Message
+
+T = TypeVar("T")
+
+
+class PeerHost(Protocol):
+    """The member that the service belongs to."""
+
+    id: int
+    cluster_id: int
+
+    @property
+    def snapshot_directory(self) -> Path:
+        """Where incoming copies are stored: the file system of the state."""
+
+    def is_removed(self, member: int) -> bool:
+        """Whether a member was removed from the cluster."""
+
+    def receive(self, messages: Sequence[Message]) -> None:
+        """Take raft messages."""
+
+    def receive_snapshot(self, received: snapshot.ReceivedSnapshot) -> None:
+        """Take a copy of the state; its file is the host's from now on."""
+
+    def members(self) -> list[rpc_pb2.Member]:
+        """Everybody in the cluster."""
+
+    def heard_from(self, member: int, received_bytes: int) -> None:
+        """A member is alive."""
+
+    async def answer_lease_keep_alive(self, lease_id: int) -> rpc_pb2.LeaseKeepAliveResponse:
+        """Renew a lease as the leader."""
+
+    async def answer_lease_time_to_live(
+        self, request: rpc_pb2.LeaseTimeToLiveRequest
+    ) -> rpc_pb2.LeaseTimeToLiveResponse:
+        """Say what is left of a lease as the leader."""
+
+    async def answer_member_promote(self, number: int) -> list[rpc_pb2.Member]:
+        """Promote a learner as the leader."""
+
+    async def hash_kv(self, revision: int) -> rpc_pb2.HashKVResponse:
+        """Hash the history up to a revision."""
+
+
+class PeerService(PeerServicer):
+    """Serves one member's peers."""
+
+    def __init__(self, host: PeerHost) -> None:
+        self._host = host
+
+    async def Messages(self, request_iterator: AsyncIterator[pb.MessageBatch], context: Any) -> pb.MessagesResponse:
+        """Raft messages, for as long as the sender lives."""
+        caller = self._admit(context)
+        host = self._host
+        async for batch in request_iterator:
+            if host.is_removed(caller.from_):
+                raise RpcError(StatusCode.PERMISSION_DENIED, "the member has been permanently removed from the cluster")
+            host.heard_from(caller.from_, batch.ByteSize())
+            try:
+                host.receive(decode_batch(batch))
+            except MalformedMessage as error:
+                raise RpcError(StatusCode.INVALID_ARGUMENT, str(error)) from error
+        return pb.MessagesResponse()
+
+    async def SendSnapshot(self, request_iterator: AsyncIterator[pb.SnapshotChunk], context: Any) -> pb.SnapshotResult:
+        """A copy of the state; answered when it is stored."""
+        self._admit(context)
+        try:
+            received = await snapshot.receive(aiter(request_iterator), self._host.snapshot_directory)
+        except MalformedMessage as error:
+            raise RpcError(StatusCode.INVALID_ARGUMENT, str(error)) from error
+        self._host.receive_snapshot(received)
+        return pb.SnapshotResult()
+
+    async def Members(self, request: pb.MembersRequest, context: Any) -> pb.MembersResponse:
+        """The cluster, for one that is about to join it and does not know its id yet."""
+        return pb.MembersResponse(cluster_id=self._host.cluster_id, members=self._host.members())
+
+    async def LeaseKeepAlive(
+        self, request: rpc_pb2.LeaseKeepAliveRequest, context: Any
+    ) -> rpc_pb2.LeaseKeepAliveResponse:
+        """A client's renewal, passed on to the leader."""
+        self._admit(context)
+        return await _answered(self._host.answer_lease_keep_alive(request.ID))
+
+    async def LeaseTimeToLive(
+        self, request: rpc_pb2.LeaseTimeToLiveRequest, context: Any
+    ) -> rpc_pb2.LeaseTimeToLiveResponse:
+        """A client's question, passed on to the leader."""
+        self._admit(context)
+        return await _answered(self._host.answer_lease_time_to_live(request))
+
+    async def MemberPromote(self, request: rpc_pb2.MemberPromoteRequest, context: Any) -> rpc_pb2.MemberPromoteResponse:
+        """A client's request, passed on to the leader, which alone knows who has caught up."""
+        self._admit(context)
+        members = await _answered(self._host.answer_member_promote(request.ID))
+        return rpc_pb2.MemberPromoteResponse(members=members)
+
+    async def HashKV(self, request: rpc_pb2.HashKVRequest, context: Any) -> rpc_pb2.HashKVResponse:
+        """This member's hash, for comparison."""
+        self._admit(context)
+        return await _answered(self._host.hash_kv(request.revision))
+
+    def _admit(self, context: Any) -> identity.Caller:
+        caller = identity.Caller.parse(context.invocation_metadata())
+        identity.check(caller, self._host.cluster_id, self._host.id)
+        if self._host.is_removed(caller.from_):
+            raise RpcError(StatusCode.PERMISSION_DENIED, "the member has been permanently removed from the cluster")
+        return caller
+
+
+async def _answered(answer: Awaitable[T]) -> T:
+    """The answer, or the error's name: the member that passed the request on finds the error again by it."""
+    try:
+        return await answer
+    except errors.KvstoreError as error:
+        raise RpcError(StatusCode.ABORTED, type(error).__name__) from error

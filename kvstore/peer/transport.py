@@ -1,0 +1,301 @@
+"""Connections to the other members: one stream of raft messages to each, calls, and copies of the state.
+
+A message that cannot be sent now is dropped, as on any network; raft is told when a member cannot be reached.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Coroutine, Sequence
+from typing import Final, Protocol
+from urllib.parse import urlsplit
+
+import structlog
+
+from kvstore.pb import peer_pb2 as pb
+from kvstore.peer.codec import encode_batch
+from kvstore.peer.identity import Caller
+from kvstore.peer.snapshot import Copy, outgoing
+from kvstore.rpc import Channel, ChannelOptions, ClientStream, Promise, RpcError
+from raft.messages import Message, MessageType
+
+SERVICE: Final = "/kvstorepb.Peer/"
+
+MAX_HELD: Final = 4096
+"""Messages kept for a peer whose stream is full; more are dropped."""
+
+CALL_SECONDS: Final = 5.0
+
+
+class TransportOwner(Protocol):
+    """The member whose transport it is."""
+
+    def report_unreachable(self, member: int) -> None:
+        """Messages to a member were lost."""
+
+    def report_snapshot(self, member: int, ok: bool) -> None:
+        """A copy of the state arrived, or did not."""
+
+    async def copy_state(self) -> Copy:
+        """A consistent copy of the state, made now."""
+
+
+class PeerStats:
+    """What was exchanged with one member, counted for metrics."""
+
+    __slots__ = (
+        "active_since",
+        "disconnects",
+        "received_bytes",
+        "sent_bytes",
+        "sent_failures",
+        "snapshots_failed",
+        "snapshots_sent",
+    )
+
+    def __init__(self) -> None:
+        self.active_since: float | None = None
+        self.sent_bytes = 0
+        self.sent_failures = 0
+        self.received_bytes = 0
+        self.disconnects = 0
+        self.snapshots_sent = 0
+        self.snapshots_failed = 0
+
+
+class Link:
+    """The way to one member. Reconnects for as long as it lives; tries the member's URLs in turn."""
+
+    def __init__(self, member: int, urls: Sequence[str], caller: Caller, owner: TransportOwner) -> None:
+        self.member = member
+        self.urls = tuple(urls)
+        self.stats = PeerStats()
+        self._caller = caller
+        self._owner = owner
+        self._loop = asyncio.get_running_loop()
+        self._stream: ClientStream | None = None
+        self._held: list[Message] = []
+        self._sending_snapshot = False
+        self._next_url = 0
+        self._closed = False
+        self._log = structlog.get_logger("kvstore.peer")
+        self._channel = self._open_channel()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._spawn(self._run())
+
+    def send(self, messages: list[Message]) -> None:
+        """Send raft messages, all in one; a MsgSnap begins the sending of a copy."""
+        if any(message.type is MessageType.SNAP for message in messages):
+            for message in messages:
+                if message.type is MessageType.SNAP:
+                    self._send_snapshot(message)
+            messages = [message for message in messages if message.type is not MessageType.SNAP]
+        if not messages:
+            return
+        stream = self._stream
+        if stream is None:
+            self._lost(messages)
+        elif stream.writable and not self._held:
+            self._write(stream, messages)
+        elif len(self._held) < MAX_HELD:
+            if not self._held:
+                self._spawn(self._drain(stream))
+            self._held += messages
+        else:
+            self._lost(messages)
+
+    def call(self, method: str, request: bytes, timeout: float) -> Promise[bytes]:
+        """Call a method of the member's Peer service."""
+        return self._channel.unary(SERVICE + method, request, metadata=self._caller.metadata(), timeout=timeout)
+
+    def heard(self, received_bytes: int) -> None:
+        """The member has sent something: it is alive."""
+        self.stats.received_bytes += received_bytes
+        if self.stats.active_since is None and self._stream is not None:
+            self.stats.active_since = self._loop.time()
+
+    async def close(self) -> None:
+        """End it; what is not sent is dropped."""
+        self._closed = True
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._channel.close()
+
+    def _spawn(self, work: Coroutine[None, None, None]) -> None:
+        task = self._loop.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def _open_channel(self) -> Channel:
+        url = urlsplit(self.urls[self._next_url % len(self.urls)])
+        self._next_url += 1
+        return Channel(
+            url.netloc,
+            options=ChannelOptions(
+                connect_timeout=CALL_SECONDS, backoff_initial=0.1, backoff_max=1.0, keepalive_interval=5.0
+            ),
+        )
+
+    async def _run(self) -> None:
+        while not self._closed:
+            stream = self._channel.stream(SERVICE + "Messages", metadata=self._caller.metadata())
+            self._stream = stream
+            reason = "the member ended the stream"
+            try:
+                # Nothing ever comes but the end.
+                await stream.read()
+            except RpcError as error:
+                reason = str(error)
+            finally:
+                stream.cancel()
+                self._stream = None
+                self._lost(self._held)
+                self._held = []
+            self._disconnected(reason)
+            await asyncio.sleep(0.1)
+            if len(self.urls) > 1:
+                await self._channel.close()
+                self._channel = self._open_channel()
+
+    async def _drain(self, stream: ClientStream) -> None:
+        try:
+            await stream.drain()
+        except RpcError:
+            # Whoever reads the stream sees the same and takes care of what is held.
+            return
+        if stream is self._stream:
+            messages, self._held = self._held, []
+            self._write(stream, messages)
+
+    def _disconnected(self, reason: str) -> None:
+        if self.stats.active_since is not None:
+            self.stats.active_since = None
+            self.stats.disconnects += 1
+            self._log.warning("lost the connection to a member", member=f"{self.member:x}", reason=reason)
+        self._owner.report_unreachable(self.member)
+
+    def _write(self, stream: ClientStream, messages: list[Message]) -> None:
+        data = encode_batch(messages)
+        self.stats.sent_bytes += len(data)
+        stream.write(data)
+
+    def _lost(self, messages: list[Message]) -> None:
+        if messages:
+            self.stats.sent_failures += len(messages)
+            if any(message.type is MessageType.APP for message in messages):
+                self._owner.report_unreachable(self.member)
+
+    # Snapshots.
+
+    def _send_snapshot(self, message: Message) -> None:
+        if self._sending_snapshot:
+            # Raft asks again when this one is reported.
+            return
+        self._sending_snapshot = True
+        self._spawn(self._snapshot(message))
+
+    async def _snapshot(self, message: Message) -> None:
+        ok = False
+        started = self._loop.time()
+        try:
+            copy = await self._owner.copy_state()
+            await self._stream_chunks(outgoing(message, copy))
+            ok = True
+            self._log.info(
+                "sent a snapshot",
+                member=f"{self.member:x}",
+                index=copy.metadata.index,
+                seconds=round(self._loop.time() - started, 3),
+            )
+        except (RpcError, OSError) as error:
+            self._log.warning("could not send a snapshot", member=f"{self.member:x}", reason=str(error))
+        finally:
+            self._sending_snapshot = False
+            if ok:
+                self.stats.snapshots_sent += 1
+            else:
+                self.stats.snapshots_failed += 1
+            self._owner.report_snapshot(self.member, ok)
+
+    async def _stream_chunks(self, chunks: AsyncIterator[bytes]) -> None:
+        stream = self._channel.stream(SERVICE + "SendSnapshot", metadata=self._caller.metadata())
+        try:
+            async for chunk in chunks:
+                stream.write(chunk)
+                await stream.drain()
+            stream.half_close()
+            await stream.read()
+        finally:
+            stream.cancel()
+
+
+class Transport:
+    """The links of one member."""
+
+    def __init__(self, cluster_id: int, member_id: int, owner: TransportOwner) -> None:
+        self._cluster_id = cluster_id
+        self._member_id = member_id
+        self._owner = owner
+        self._links: dict[int, Link] = {}
+        self._closing: set[asyncio.Task[None]] = set()
+
+    def set_member(self, member: int, urls: Sequence[str]) -> None:
+        """Reach a member at these URLs from now on."""
+        link = self._links.get(member)
+        if member == self._member_id or not urls or (link is not None and link.urls == tuple(urls)):
+            return
+        if link is not None:
+            self.remove_member(member)
+        self._links[member] = Link(member, urls, Caller(self._cluster_id, self._member_id, member), self._owner)
+
+    def remove_member(self, member: int) -> None:
+        """Send nothing more to a member."""
+        link = self._links.pop(member, None)
+        if link is not None:
+            task = asyncio.get_running_loop().create_task(link.close())
+            self._closing.add(task)
+            task.add_done_callback(self._closing.discard)
+
+    def send(self, to: int, messages: list[Message]) -> None:
+        """Send raft messages to one member. To an unknown one they are lost."""
+        link = self._links.get(to)
+        if link is not None:
+            link.send(messages)
+
+    def call(self, member: int, method: str, request: bytes, timeout: float) -> Promise[bytes]:
+        """Call a method of a member's Peer service. Fails with RpcError."""
+        link = self._links.get(member)
+        if link is None:
+            return Promise.failed(RpcError.unavailable(f"member {member:x} is not known here"))
+        return link.call(method, request, timeout)
+
+    def heard_from(self, member: int, received_bytes: int) -> None:
+        """A member is alive."""
+        link = self._links.get(member)
+        if link is not None:
+            link.heard(received_bytes)
+
+    def active_since(self, member: int) -> float | None:
+        """Since when a member has been heard without a break."""
+        link = self._links.get(member)
+        return link.stats.active_since if link is not None else None
+
+    def stats(self) -> dict[int, PeerStats]:
+        """What was exchanged with each member."""
+        return {member: link.stats for member, link in self._links.items()}
+
+    async def close(self) -> None:
+        """End all links."""
+        links, self._links = list(self._links.values()), {}
+        await asyncio.gather(*(link.close() for link in links), *self._closing)
+
+
+async def ask_members(url: str) -> pb.MembersResponse:
+    """Ask the member at a peer URL who belongs to its cluster. Raises RpcError."""
+    channel = Channel(urlsplit(url).netloc, options=ChannelOptions(connect_timeout=CALL_SECONDS))
+    try:
+        encoded = await channel.unary(SERVICE + "Members", b"", timeout=CALL_SECONDS)
+        return pb.MembersResponse.FromString(encoded)
+    finally:
+        await channel.close()

@@ -1,0 +1,99 @@
+"""Who a member is when it starts: from its data, from the initial cluster, or from the members already there.
+
+Decides identities only; opening files and starting loops is the member's business.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+
+from kvstore.pb import internal_pb2, peer_pb2
+from kvstore.pb.rpc_pb2 import Member
+from kvstore.server.config import Config
+from kvstore.server.membership import cluster_id, member_id
+from raft.messages import Peer
+
+AskMembers = Callable[[str], Awaitable[peer_pb2.MembersResponse]]
+"""Asks the member at a peer URL who belongs to its cluster; raises RpcError if it cannot be reached."""
+
+
+class BootstrapError(Exception):
+    """The member cannot start as it was told; the message says what does not fit and what to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """A member of a cluster.
+
+    members: the cluster as far as known before the log says more. founders: with what raft's log begins, for a
+    member of a new cluster; None for one that joins.
+    """
+
+    member_id: int
+    cluster_id: int
+    members: Sequence[Member]
+    founders: Sequence[Peer] | None
+
+
+def found_cluster(config: Config) -> Identity:
+    """Identity of one of the first members; every one computes the same cluster from the same flags."""
+    config.verify_bootstrap()
+    members = []
+    own = 0
+    for name, urls in config.initial_cluster.items():
+        texts = [str(url) for url in urls]
+        member = Member(ID=member_id(texts, config.initial_cluster_token), peerURLs=texts)
+        members.append(member)
+        if name == config.name:
+            own = member.ID
+    members.sort(key=lambda member: member.ID)
+    ids = [member.ID for member in members]
+    if len(set(ids)) != len(ids):
+        raise BootstrapError("--initial-cluster gives two members the same peer URLs")
+    founders = [
+        Peer(member.ID, internal_pb2.MemberChange(member=member).SerializeToString(deterministic=True))
+        for member in members
+    ]
+    return Identity(own, cluster_id(ids, config.initial_cluster_token), members, founders)
+
+
+async def join_cluster(config: Config, ask: AskMembers) -> Identity:
+    """Identity of a member that was added to a running cluster, found there by its peer URLs."""
+    config.verify_bootstrap()
+    own_urls = {str(url) for url in config.initial_cluster[config.name]}
+    others = [url for name, urls in config.initial_cluster.items() if name != config.name for url in urls]
+    if not others:
+        text = "--initial-cluster-state=existing needs the other members in --initial-cluster"
+        raise BootstrapError(text)
+    reasons = []
+    for url in others:
+        try:
+            answer = await ask(str(url))
+        except Exception as error:  # whatever keeps one member from answering, another may answer
+            reasons.append(f"{url}: {error}")
+            continue
+        return _identity_in(config, own_urls, answer)
+    raise BootstrapError(f"no member of the cluster could be asked who belongs to it ({'; '.join(reasons)})")
+
+
+def _identity_in(config: Config, own_urls: set[str], answer: peer_pb2.MembersResponse) -> Identity:
+    members = list(answer.members)
+    known = {url for member in members for url in member.peerURLs}
+    own = [member for member in members if own_urls & set(member.peerURLs)]
+    if len(own) != 1:
+        text = (
+            f"the cluster {answer.cluster_id:x} has no member with the peer URL {', '.join(sorted(own_urls))}; "
+            "add it first: kvctl member add NAME --peer-urls=..."
+        )
+        raise BootstrapError(text)
+    if own[0].name and own[0].name != config.name:
+        raise BootstrapError(f"the member with these peer URLs is {own[0].name!r}, not {config.name!r}")
+    given = {str(url) for urls in config.initial_cluster.values() for url in urls}
+    if given - known or len(config.initial_cluster) != len(members):
+        text = (
+            f"--initial-cluster names {', '.join(sorted(given))}; "
+            f"the cluster {answer.cluster_id:x} consists of {', '.join(sorted(known))}"
+        )
+        raise BootstrapError(text)
+    return Identity(own[0].ID, answer.cluster_id, members, None)

@@ -1,0 +1,126 @@
+"""Leases as the cluster keeps them: renewed by the leader, expired by the leader, asked about anywhere."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Final
+
+from kvstore import errors
+from kvstore.lease.lessor import Lessor
+from kvstore.pb import rpc_pb2 as pb
+from kvstore.rpc import Promise
+from kvstore.server.leader_calls import LeaderCalls
+from kvstore.server.proposals import Proposer
+from kvstore.server.reads import Waiter
+
+EXPIRY_SECONDS: Final = 0.5
+"""How often the leader looks for expired leases and due checkpoints."""
+
+
+class LeaseKeeper:
+    """Renewal and expiry of one member's leases.
+
+    confirm: calls back once a quorum has confirmed that this member still leads. A leader that was paused learns
+    there that it no longer is one, before it promises a lease another life.
+    """
+
+    def __init__(
+        self, lessor: Lessor, proposer: Proposer, leader: LeaderCalls, confirm: Callable[[Waiter], None]
+    ) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._lessor = lessor
+        self._proposer = proposer
+        self._leader = leader
+        self._confirm = confirm
+        self._revoking: set[int] = set()
+        self._timer: asyncio.TimerHandle | None = None
+        self.expired_total = 0
+
+    def start(self) -> None:
+        """Begin to look for expired leases."""
+        self._timer = self._loop.call_later(EXPIRY_SECONDS, self._look)
+
+    def stop(self) -> None:
+        """Look no more."""
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def leadership_changed(self, is_leader: bool, extend: float) -> None:
+        """Begin or stop to expire leases. extend: seconds that every lease gets on top when this member begins."""
+        if is_leader and not self._lessor.primary:
+            self._lessor.promote(self._loop.time(), extend)
+        elif not is_leader and self._lessor.primary:
+            self._lessor.demote()
+            self._revoking.clear()
+
+    def renew(self, lease_id: int) -> Promise[int]:
+        """Renew a lease here or at the leader: its TTL in seconds, 0 if there is none."""
+        if self._leader.is_leader:
+            return self.renew_here(lease_id)
+        promise: Promise[int] = Promise()
+
+        def answered(answer: Promise[bytes]) -> None:
+            error = answer.exception()
+            if error is not None:
+                promise.set_exception(error)
+            else:
+                promise.set_result(pb.LeaseKeepAliveResponse.FromString(answer.result()).TTL)
+
+        request = pb.LeaseKeepAliveRequest(ID=lease_id)
+        self._leader.ask("LeaseKeepAlive", request.SerializeToString()).then(answered)
+        return promise
+
+    def renew_here(self, lease_id: int) -> Promise[int]:
+        """Renew a lease as the leader. Fails with NotLeader."""
+        promise: Promise[int] = Promise()
+
+        def confirmed(error: errors.KvstoreError | None) -> None:
+            if error is not None:
+                promise.set_exception(error)
+            elif not self._lessor.primary:
+                promise.set_exception(errors.NotLeader())
+            elif lease_id in self._revoking:
+                # Its end is in the log: a renewal now would be a promise that the log breaks.
+                promise.set_result(0)
+            else:
+                promise.set_result(self._lessor.renew(lease_id, self._loop.time()))
+
+        self._confirm(confirmed)
+        return promise
+
+    async def time_to_live(self, request: pb.LeaseTimeToLiveRequest) -> bytes:
+        """LeaseTimeToLiveResponse without header; only the leader knows what is left, so it is asked."""
+        if self._leader.is_leader:
+            return self.time_to_live_here(request)
+        encoded = await self._leader.ask("LeaseTimeToLive", request.SerializeToString())
+        answer = pb.LeaseTimeToLiveResponse.FromString(encoded)
+        answer.ClearField("header")
+        return answer.SerializeToString()
+
+    def time_to_live_here(self, request: pb.LeaseTimeToLiveRequest) -> bytes:
+        """The same, as the leader. Raises NotLeader."""
+        if not self._lessor.primary:
+            raise errors.NotLeader
+        return self._lessor.time_to_live(request, self._loop.time())
+
+    def _look(self) -> None:
+        self._timer = self._loop.call_later(EXPIRY_SECONDS, self._look)
+        if not self._lessor.primary:
+            return
+        for lease_id in self._lessor.expired(self._loop.time()):
+            if lease_id not in self._revoking:
+                self._revoke(lease_id)
+        checkpoints = self._lessor.due_checkpoints(self._loop.time())
+        if checkpoints.checkpoints:
+            self._proposer.propose("lease_checkpoint", checkpoints)
+
+    def _revoke(self, lease_id: int) -> None:
+        self._revoking.add(lease_id)
+
+        def revoked(answer: Promise[bytes]) -> None:
+            self._revoking.discard(lease_id)
+            if answer.exception() is None:
+                self.expired_total += 1
+
+        self._proposer.propose("lease_revoke", pb.LeaseRevokeRequest(ID=lease_id)).then(revoked)

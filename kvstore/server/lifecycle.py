@@ -1,0 +1,278 @@
+"""A member's life: its clock, its name in the cluster, its connections to the others, and how it ends."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
+from typing import Final
+
+import structlog
+
+from kvstore import errors
+from kvstore.pb import internal_pb2
+from kvstore.pb import rpc_pb2 as pb
+from kvstore.peer.snapshot import Copy, ReceivedSnapshot
+from kvstore.peer.transport import Transport
+from kvstore.rpc import Promise
+from kvstore.server.compactor import Compactor
+from kvstore.server.config import Config
+from kvstore.server.member import Member, ResponseHeaders
+from kvstore.server.proposals import Proposals
+from kvstore.server.ready_loop import Leadership
+from kvstore.server.state import State
+from raft.errors import StepPeerNotFound
+from raft.messages import Message
+
+MAX_TICKS_AT_ONCE: Final = 1
+"""A loop that was held up does not make up for ticks it missed: peers had no chance to be heard meanwhile."""
+
+PUBLISH_RETRY_SECONDS: Final = 0.5
+
+STOP_SECONDS: Final = 3.0
+"""How long a member that stops waits for another to take over leadership."""
+
+
+class Lifecycle:
+    """Runs one member; serves its peers as their host and owns its transport.
+
+    close: ends what the member stands on (writers, files), in the right order.
+    """
+
+    def __init__(
+        self,
+        *,
+        config: Config,
+        member: Member,
+        state: State,
+        transport: Transport,
+        proposals: Proposals,
+        headers: ResponseHeaders,
+        compactor: Compactor | None,
+        close: Callable[[], Awaitable[None]],
+    ) -> None:
+        self.member = member
+        self.id = member.id
+        self.cluster_id = member.cluster_id
+        self.transport = transport
+        self._config = config
+        self._state = state
+        self._proposals = proposals
+        self._headers = headers
+        self._compactor = compactor
+        self._close = close
+        self._loop = asyncio.get_running_loop()
+        self._tick_seconds = config.heartbeat_interval / 1000
+        self._timers: list[asyncio.TimerHandle] = []
+        self._tick_timer: asyncio.TimerHandle | None = None
+        self._compact_timer: asyncio.TimerHandle | None = None
+        self._leaderless_since: float | None = self._loop.time()
+        self._reported_lost = False
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._stopping = False
+        self._log = structlog.get_logger("kvstore.member")
+        self.failed: asyncio.Future[BaseException] = self._loop.create_future()
+        self.leader_changes = 0
+        self.removed = asyncio.Event()
+
+    # Start
+
+    def start(self) -> None:
+        """Begin to tick, to reach the others, and to tell them who this is."""
+        for known in self._state.membership.all():
+            self.transport.set_member(known.ID, known.peerURLs)
+        self._state.membership.on_change = self._member_changed
+        self._tick_timer = self._loop.call_later(self._tick_seconds, self._tick)
+        self.member.leases.start()
+        if self._compactor is not None:
+            self._compact_timer = self._loop.call_later(self._compactor.interval, self._compact)
+        self.member.loop.wake()
+
+    async def publish(self) -> None:
+        """Tell the cluster this member's name and where clients reach it; return once it knows."""
+        attributes = internal_pb2.MemberAttributes(
+            member_id=self.id,
+            name=self._config.name,
+            client_urls=[str(url) for url in self._config.advertise_client_urls],
+        )
+        while True:
+            try:
+                await self.member.proposer.propose("member_attributes", attributes)
+                return
+            except errors.Stopped:
+                raise
+            except errors.KvstoreError as error:
+                self._log.warning("could not publish this member's name yet", reason=type(error).__name__)
+                await asyncio.sleep(PUBLISH_RETRY_SECONDS)
+
+    # The end
+
+    async def stop(self) -> None:
+        """Hand leadership on, finish what is proposed, and end. Clients are gone already."""
+        if self._stopping:
+            return
+        self._stopping = True
+        with contextlib.suppress(errors.KvstoreError, TimeoutError):
+            await self._hand_over()
+        self.member.proposer.stopped = True
+        for timer in (self._tick_timer, self._compact_timer):
+            if timer is not None:
+                timer.cancel()
+        self.member.leases.stop()
+        self._proposals.fail_all(errors.Stopped())
+        self.member.reads.fail_all(errors.Stopped())
+        await self.transport.close()
+        self.member.loop.stop()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._close()
+
+    async def _hand_over(self) -> None:
+        if not self.member.is_leader:
+            return
+        now = self._loop.time()
+        since = {
+            voter.ID: self.transport.active_since(voter.ID)
+            for voter in self._state.membership.voters()
+            if voter.ID != self.id
+        }
+        # Whoever has been connected longest is the most likely to be in sync.
+        best = min((since_ or now, number) for number, since_ in since.items()) if since else None
+        if best is None or since[best[1]] is None:
+            return
+        self._log.info("handing leadership on", to=f"{best[1]:x}")
+        async with asyncio.timeout(STOP_SECONDS):
+            await self.member.move_leader(best[1])
+
+    def fail(self, error: BaseException) -> None:
+        """The member cannot go on."""
+        if not self.failed.done():
+            self.failed.set_result(error)
+
+    # Time
+
+    def _tick(self) -> None:
+        self._tick_timer = self._loop.call_later(self._tick_seconds, self._tick)
+        now = self._loop.time()
+        error: errors.KvstoreError = errors.RequestTimeout()
+        if self._leaderless_since is not None:
+            error = errors.TimeoutDueToLeaderFail()
+            if not self._reported_lost and now - self._leaderless_since > self._config.election_timeout / 1000:
+                self._reported_lost = True
+                self.member.leader_lost()
+        self._proposals.expire(now, error)
+        self.member.loop.tick()
+
+    def _compact(self) -> None:
+        compactor = self._compactor
+        if compactor is None:
+            return
+        self._compact_timer = self._loop.call_later(compactor.interval, self._compact)
+        store = self._state.store
+        revision = compactor.due(self._loop.time(), store.revision, self.member.is_leader)
+        if revision is None or revision <= store.compact_revision:
+            return
+
+        def compacted(answer: Promise[bytes]) -> None:
+            error = answer.exception()
+            if error is None:
+                self._log.info("compacted automatically", revision=revision)
+            else:
+                self._log.warning("could not compact automatically", revision=revision, reason=type(error).__name__)
+
+        self.member.proposer.propose("compaction", pb.CompactionRequest(revision=revision)).then(compacted)
+
+    # What the Ready loop tells.
+
+    def leadership_changed(self, leadership: Leadership) -> None:
+        """The leader or the own role changed."""
+        self._headers.set_term(self.member.loop.node.basic_status().hard_state.term)
+        if leadership.leader:
+            if self._leaderless_since is not None:
+                self.leader_changes += 1
+            self._leaderless_since, self._reported_lost = None, False
+        else:
+            self._leaderless_since = self._loop.time()
+        self.member.leases.leadership_changed(leadership.is_leader, self._config.election_timeout / 1000)
+        self._log.info("leadership changed", leader=f"{leadership.leader:x}", is_leader=leadership.is_leader)
+
+    def _member_changed(self, number: int) -> None:
+        known = self._state.membership.get(number)
+        if known is not None:
+            self.transport.set_member(number, known.peerURLs)
+        elif number == self.id:
+            self._log.warning("this member has been removed from the cluster")
+            self.removed.set()
+        else:
+            # The one that is removed should still hear of it.
+            self._loop.call_later(2 * self._config.election_timeout / 1000, self._forget_member, number)
+
+    def _forget_member(self, number: int) -> None:
+        if not self._stopping and self._state.membership.get(number) is None:
+            self.transport.remove_member(number)
+
+    # What peers send (PeerHost).
+
+    @property
+    def snapshot_directory(self) -> Path:
+        """Where incoming copies are stored."""
+        return self._config.member_dir
+
+    def is_removed(self, member: int) -> bool:
+        """Whether a member was removed from the cluster."""
+        return self._state.membership.is_removed(member)
+
+    def receive(self, messages: Sequence[Message]) -> None:
+        """Take raft messages."""
+        self.member.loop.receive(messages)
+
+    def receive_snapshot(self, received: ReceivedSnapshot) -> None:
+        """Take a copy of the state."""
+        snapshot = received.message.snapshot
+        if snapshot is None:
+            raise AssertionError("a snapshot without metadata")
+        self._state.discard_incoming()
+        self._state.expect(snapshot.metadata, received.path)
+        self.member.loop.receive((received.message,))
+
+    def members(self) -> list[pb.Member]:
+        """Everybody in the cluster."""
+        return self._state.membership.all()
+
+    def heard_from(self, member: int, received_bytes: int) -> None:
+        """A member is alive."""
+        self.transport.heard_from(member, received_bytes)
+
+    async def answer_lease_keep_alive(self, lease_id: int) -> pb.LeaseKeepAliveResponse:
+        """Renew a lease as the leader."""
+        return pb.LeaseKeepAliveResponse(ID=lease_id, TTL=await self.member.leases.renew_here(lease_id))
+
+    async def answer_lease_time_to_live(self, request: pb.LeaseTimeToLiveRequest) -> pb.LeaseTimeToLiveResponse:
+        """Say what is left of a lease as the leader."""
+        await self.member.linearizable()
+        return pb.LeaseTimeToLiveResponse.FromString(self.member.leases.time_to_live_here(request))
+
+    async def answer_member_promote(self, number: int) -> list[pb.Member]:
+        """Promote a learner as the leader."""
+        return await self.member.changes.promote_here(number)
+
+    async def hash_kv(self, revision: int) -> pb.HashKVResponse:
+        """Hash the history up to a revision."""
+        return await self.member.hash_kv(revision)
+
+    # What the transport reports (TransportOwner).
+
+    def report_unreachable(self, member: int) -> None:
+        """Messages to a member were lost."""
+        with contextlib.suppress(StepPeerNotFound):
+            self.member.loop.call(lambda node: node.report_unreachable(member))
+
+    def report_snapshot(self, member: int, ok: bool) -> None:
+        """A copy of the state arrived, or did not."""
+        self.member.loop.call(lambda node: node.report_snapshot(member, ok))
+
+    async def copy_state(self) -> Copy:
+        """A consistent copy of the state, made now."""
+        return await self._state.copy()

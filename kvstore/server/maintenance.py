@@ -1,0 +1,117 @@
+"""What an operator asks of a member: alarms, hashes, copies, defragmentation, another leader."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+from typing import Final
+
+from kvstore import errors
+from kvstore.pb import rpc_pb2 as pb
+from kvstore.server.config import Config
+from kvstore.server.proposals import Proposer
+from kvstore.server.ready_loop import ReadyLoop
+from kvstore.server.state import State
+
+API_VERSION: Final = "3.6.0"
+"""The level of the etcd API that is served; clients switch features on by it."""
+
+STORAGE_VERSION: Final = "3.6.0"
+
+TRANSFER_POLL_SECONDS: Final = 0.02
+
+
+@dataclass(slots=True)
+class Maintenance:
+    """Maintenance of one member."""
+
+    config: Config
+    member_id: int
+    state: State
+    loop: ReadyLoop
+    proposer: Proposer
+    header: Callable[[], pb.ResponseHeader]
+    local_errors: Callable[[], list[str]]
+
+    def status(self) -> pb.StatusResponse:
+        """Sizes, leader and indexes, and what is wrong."""
+        state, loop = self.state, self.loop
+        node = loop.node.basic_status()
+        problems = [] if loop.leadership.leader else ["etcdserver: no leader"]
+        problems += [
+            f"memberID:{alarm.memberID} alarm:{pb.AlarmType.Name(alarm.alarm)} " for alarm in state.alarms.raised()
+        ]
+        member = state.membership.get(self.member_id)
+        return pb.StatusResponse(
+            header=self.header(),
+            version=API_VERSION,
+            dbSize=state.backend.size,
+            leader=loop.leadership.leader,
+            raftIndex=loop.committed,
+            raftTerm=node.hard_state.term,
+            raftAppliedIndex=loop.applied,
+            errors=problems + self.local_errors(),
+            dbSizeInUse=state.backend.size_in_use,
+            isLearner=member is not None and member.isLearner,
+            storageVersion=STORAGE_VERSION,
+            dbSizeQuota=self.config.quota or 0,
+            downgradeInfo=pb.DowngradeInfo(),
+        )
+
+    async def alarm(self, request: pb.AlarmRequest) -> pb.AlarmResponse:
+        """List, raise or disarm alarms."""
+        if request.action == pb.AlarmRequest.GET:
+            return pb.AlarmResponse(header=self.header(), alarms=self.state.alarms.raised(request.alarm))
+        return pb.AlarmResponse.FromString(await self.proposer.propose("alarm", request))
+
+    async def hash(self) -> int:
+        """A hash of the whole state at its current revision."""
+        return await self.state.store.hash()
+
+    async def hash_kv(self, revision: int) -> pb.HashKVResponse:
+        """A hash of the history between the compacted revision and `revision` (0: the current one)."""
+        result = await self.state.store.hash_kv(revision)
+        return pb.HashKVResponse(
+            header=self.header(),
+            hash=result.hash,
+            compact_revision=result.compact_revision,
+            hash_revision=result.revision,
+        )
+
+    async def snapshot(self) -> AsyncIterator[pb.SnapshotResponse]:
+        """A consistent copy of the state in chunks, its SHA-256 at the end."""
+        copy = await self.state.backend.snapshot()
+        digest = hashlib.sha256()
+        remaining = copy.size
+        async for chunk in copy:
+            digest.update(chunk)
+            remaining = max(0, remaining - len(chunk))
+            yield pb.SnapshotResponse(
+                header=self.header(), remaining_bytes=remaining, blob=chunk, version=STORAGE_VERSION
+            )
+        yield pb.SnapshotResponse(
+            header=self.header(), remaining_bytes=0, blob=digest.digest(), version=STORAGE_VERSION
+        )
+
+    async def defragment(self) -> None:
+        """Rewrite the state's file without its free pages."""
+        await self.state.backend.defragment()
+
+    async def move_leader(self, target: int) -> None:
+        """Hand leadership to a voter. Raises NotLeader, BadLeaderTransferee or RequestTimeout."""
+        if not self.loop.leadership.is_leader:
+            raise errors.NotLeader
+        member = self.state.membership.get(target)
+        if member is None or member.isLearner:
+            raise errors.BadLeaderTransferee
+        if target == self.member_id:
+            return
+        self.loop.call(lambda node: node.transfer_leader(target))
+        try:
+            async with asyncio.timeout(self.config.request_timeout):
+                while self.loop.leadership.leader != target:
+                    await asyncio.sleep(TRANSFER_POLL_SECONDS)
+        except TimeoutError:
+            raise errors.RequestTimeout from None

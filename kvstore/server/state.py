@@ -1,0 +1,132 @@
+"""The replicated state of one member, as the Ready loop sees it: what entries are applied to, flushed and replaced.
+
+Brings the store, leases, alarms and membership together over one backend. Decides when the backend is flushed and when
+the log may be cut; knows nothing of clients.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import structlog
+
+from kvstore.lease.lessor import Lessor
+from kvstore.mvcc.store import Store
+from kvstore.pb import peer_pb2
+from kvstore.peer.codec import decode_conf_state, encode_conf_state
+from kvstore.server.alarms import Alarms
+from kvstore.server.apply import Applier
+from kvstore.server.config import Config
+from kvstore.server.membership import Membership
+from kvstore.storage import Backend, Wal
+from raft.messages import ConfState, Entry, SnapshotMetadata
+
+CONF_STATE = "conf_state"
+"""Name of the configuration's row in the backend's meta table."""
+
+
+class State:
+    """Store, leases, alarms and membership over one backend.
+
+    applied, term: the last entry the state on disk covers, at the start.
+    """
+
+    def __init__(self, config: Config, backend: Backend, wal: Wal, store: Store, lessor: Lessor) -> None:
+        self._config = config
+        self._loop = asyncio.get_running_loop()
+        self.backend = backend
+        self.wal = wal
+        self.store = store
+        self.lessor = lessor
+        self.membership = Membership(backend.table("members"), backend.table("removed_members"))
+        self.alarms = Alarms(backend.table("alarms"))
+        self.applied = backend.applied_index
+        self.applied_term = backend.applied_term
+        self.conf_state = self._stored_conf_state()
+        self.installs_total = 0
+        self._applier: Applier | None = None
+        self._incoming: dict[tuple[int, int], Path] = {}
+        self._cut = wal.first_index() - 1
+        self._log = structlog.get_logger("kvstore.state")
+        wal.snapshot_metadata = self.metadata
+
+    def attach(self, applier: Applier) -> None:
+        """Say who applies entries; it needs this state to exist first."""
+        self._applier = applier
+
+    def metadata(self) -> SnapshotMetadata:
+        """What a copy of the state made now would cover."""
+        return SnapshotMetadata(self.conf_state, self.applied, self.applied_term)
+
+    def set_conf_state(self, state: ConfState) -> None:
+        """Keep the configuration with the state it belongs to."""
+        self.conf_state = state
+        self.backend.set_meta(CONF_STATE, encode_conf_state(state).SerializeToString())
+
+    # What the Ready loop asks.
+
+    def apply(self, entries: Sequence[Entry]) -> None:
+        """Apply entries in their order."""
+        if self._applier is None:
+            raise AssertionError("entries to apply before anyone is there to do it")
+        self._applier.apply(entries)
+        last = entries[-1]
+        self.applied, self.applied_term = last.index, last.term
+        self.backend.set_applied(last.index, last.term)
+
+    def turn_ended(self) -> None:
+        """Tell watchers, flush when it is time, and cut the log behind what is durable."""
+        self.store.watches.notify()
+        self.backend.maybe_flush(self._loop.time())
+        self._cut_log()
+
+    def expect(self, metadata: SnapshotMetadata, path: Path) -> None:
+        """Keep the file of a copy that arrived, for raft to ask for or refuse."""
+        self._incoming[(metadata.index, metadata.term)] = path
+
+    def discard_incoming(self, except_for: SnapshotMetadata | None = None) -> None:
+        """Delete copies that raft had no use for."""
+        kept = (except_for.index, except_for.term) if except_for is not None else None
+        for key in [key for key in self._incoming if key != kept]:
+            self._incoming.pop(key).unlink(missing_ok=True)
+
+    def install(self, snapshot: SnapshotMetadata, done: Callable[[], None]) -> None:
+        """Replace the state by the copy that was received with this snapshot."""
+        path = self._incoming.pop((snapshot.index, snapshot.term))
+        self._log.info("replacing the state by a snapshot", index=snapshot.index, term=snapshot.term)
+
+        def replaced() -> None:
+            self._reload(snapshot)
+            done()
+
+        self.backend.replace(path, replaced)
+
+    def _reload(self, snapshot: SnapshotMetadata) -> None:
+        if self.backend.applied_index != snapshot.index:
+            text = f"a snapshot at {snapshot.index} holds the state at {self.backend.applied_index}"
+            raise AssertionError(text)
+        self.applied, self.applied_term = snapshot.index, snapshot.term
+        self.conf_state = snapshot.conf_state
+        self.store.reload()
+        self.lessor.reload(self._loop.time())
+        self.membership.reload()
+        self.alarms.reload()
+        for member in self.membership.all():
+            self.membership.on_change(member.ID)
+        self.installs_total += 1
+        self._cut = snapshot.index
+        self._log.info("replaced the state by a snapshot", index=snapshot.index, revision=self.store.revision)
+
+    def _cut_log(self) -> None:
+        config = self._config
+        if self.backend.flushed_index - self._cut < config.snapshot_count + config.snapshot_catchup_entries:
+            return
+        self._cut = self.backend.flushed_index - config.snapshot_catchup_entries
+        self.wal.compact(self._cut)
+        self._log.info("cut the log", index=self._cut, applied=self.applied)
+
+    def _stored_conf_state(self) -> ConfState:
+        row = self.backend.get_meta(CONF_STATE)
+        return decode_conf_state(peer_pb2.ConfState.FromString(row)) if row else ConfState()
