@@ -7,6 +7,7 @@ The texts are etcd's, for probes and scripts compare them.
 import asyncio
 import json
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass
 from typing import Protocol
 
 from aiohttp import web
@@ -48,6 +49,17 @@ class HealthSource(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class HttpOptions:
+    """How the HTTP side is set up.
+
+    read_timeout: seconds that the read of a health check may take; the default fits the default election timeout
+        (Config.request_timeout).
+    """
+
+    read_timeout: float = 7.0
+
+
 Check = Callable[[], Awaitable[str | None]]
 """None if all is well, else what is wrong."""
 
@@ -57,15 +69,14 @@ def http_app(
     metrics: Metrics,
     registry: CollectorRegistry,
     logger: FilteringBoundLogger,
-    read_timeout: float,
+    options: HttpOptions,
 ) -> web.Application:
     """The application for every listener that speaks HTTP/1.1.
 
-    metrics: where the checks count themselves. registry: what /metrics publishes. read_timeout: seconds that the read
-    of a health check may take.
+    metrics: where the checks count themselves. registry: what /metrics publishes.
     """
     app = web.Application(handler_args={"access_log": None})
-    checks = _Checks(source, read_timeout)
+    checks = _Checks(source, options)
     recorder = _Recorder(metrics)
     _Health(checks, recorder, logger).install(app)
     _Probe("livez", {"serializable_read": checks.serializable_read}, recorder, logger).install(app)
@@ -134,11 +145,11 @@ class _Recorder:
 class _Checks:
     """The single checks that endpoints are made of."""
 
-    __slots__ = ("_read_timeout", "source")
+    __slots__ = ("_options", "source")
 
-    def __init__(self, source: HealthSource, read_timeout: float) -> None:
+    def __init__(self, source: HealthSource, options: HttpOptions) -> None:
         self.source = source
-        self._read_timeout = read_timeout
+        self._options = options
 
     async def data_corruption(self) -> str | None:
         return "alarm activated: CORRUPT" if "CORRUPT" in self.source.alarms() else None
@@ -154,7 +165,7 @@ class _Checks:
 
     async def read(self, *, serializable: bool) -> str | None:
         try:
-            async with asyncio.timeout(self._read_timeout):
+            async with asyncio.timeout(self._options.read_timeout):
                 await self.source.read(serializable=serializable)
         except TimeoutError:
             return "context deadline exceeded"

@@ -11,7 +11,7 @@ from aiohttp import ClientSession
 from aiohttp.test_utils import TestClient, TestServer
 
 from kvstore import errors
-from kvstore.api.http import HttpServer, http_app
+from kvstore.api.http import HttpOptions, HttpServer, http_app
 from kvstore.server.config import Url
 from kvstore.server.metrics import Metrics, collector_registry
 
@@ -56,7 +56,7 @@ def member() -> Member:
 async def client(member: Member) -> AsyncIterator[TestClient[Any, Any]]:
     metrics = Metrics()
     logger = structlog.get_logger(processors=[structlog.processors.LogfmtRenderer()])
-    app = http_app(member, metrics, collector_registry(metrics), logger, read_timeout=0.05)
+    app = http_app(member, metrics, collector_registry(metrics), logger, HttpOptions(read_timeout=0.05))
     async with TestClient(TestServer(app), auto_decompress=False) as client:
         yield client
 
@@ -196,7 +196,7 @@ async def test_only_get_is_served(client: TestClient[Any, Any], path: str) -> No
 
 async def test_serves_on_listeners_of_its_own_and_on_connections_handed_over(member: Member) -> None:
     metrics = Metrics()
-    app = http_app(member, metrics, collector_registry(metrics), structlog.get_logger(), read_timeout=1)
+    app = http_app(member, metrics, collector_registry(metrics), structlog.get_logger(), HttpOptions())
     server = HttpServer(app)
     with pytest.raises(RuntimeError, match="not running"):
         server.protocol()
