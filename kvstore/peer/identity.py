@@ -61,5 +61,7 @@ def check(caller: Caller, cluster_id: int, member_id: int) -> None:
         raise RpcError(StatusCode.FAILED_PRECONDITION, message)
     low, high = PROTOCOL_VERSIONS
     if caller.versions[0] > high or caller.versions[1] < low:
-        message = f"no common peer protocol version: here {low} to {high}, there {caller.versions[0]} to {caller.versions[1]}"
+        message = (
+            f"no common peer protocol version: here {low} to {high}, there {caller.versions[0]} to {caller.versions[1]}"
+        )
         raise RpcError(StatusCode.FAILED_PRECONDITION, message)

@@ -114,7 +114,7 @@ class MembershipChanges:
 
     def _check_started(self, adding: int, removing: int | None) -> None:
         voters = self.membership.voters()
-        started = [member for member in voters if (member.name or member.ID == self.member_id)]
+        started = [member for member in voters if (member.name or self.member_id == member.ID)]
         if removing is None:
             # A cluster of one may always grow: it has no quorum to lose before the second member is there.
             if len(voters) == 1 and len(started) == 1:
@@ -124,15 +124,15 @@ class MembershipChanges:
             if len(voters) == 1:
                 enough = False
             else:
-                left = [member for member in started if member.ID != removing]
-                gone = next((member for member in voters if member.ID == removing), None)
+                left = [member for member in started if removing != member.ID]
+                gone = next((member for member in voters if removing == member.ID), None)
                 # Removing one that never started can only help.
                 enough = (gone is not None and not gone.name) or len(left) >= (len(voters) - 1) // 2 + 1
         if not enough:
             raise errors.MemberNotEnoughStarted
 
     def _connected(self, member: Member, since: float) -> bool:
-        if member.ID == self.member_id:
+        if self.member_id == member.ID:
             return True
         active = self.connections.active_since(member.ID)
         return active is not None and active <= since

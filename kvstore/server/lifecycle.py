@@ -25,9 +25,6 @@ from kvstore.server.state import State
 from raft.errors import StepPeerNotFound
 from raft.messages import Message
 
-MAX_TICKS_AT_ONCE: Final = 1
-"""A loop that was held up does not make up for ticks it missed: peers had no chance to be heard meanwhile."""
-
 PUBLISH_RETRY_SECONDS: Final = 0.5
 
 STOP_SECONDS: Final = 3.0
@@ -136,7 +133,7 @@ class Lifecycle:
         since = {
             voter.ID: self.transport.active_since(voter.ID)
             for voter in self._state.membership.voters()
-            if voter.ID != self.id
+            if self.id != voter.ID
         }
         # Whoever has been connected longest is the most likely to be in sync.
         best = min((since_ or now, number) for number, since_ in since.items()) if since else None

@@ -108,7 +108,7 @@ class Membership:
     def check_update(self, number: int, peer_urls: Sequence[str]) -> None:
         """Raise MemberNotFound or PeerURLExist."""
         self.check_remove(number)
-        others = {url for member in self._members.values() if member.ID != number for url in member.peerURLs}
+        others = {url for member in self._members.values() if number != member.ID for url in member.peerURLs}
         if others & set(peer_urls):
             raise errors.PeerURLExist
 

@@ -1,0 +1,212 @@
+"""The Ready loop over an in-memory log and network: what it must keep whatever the timing."""
+
+import asyncio
+import random
+from collections.abc import Callable, Sequence
+
+from kvstore.pb import rpc_pb2 as pb
+from kvstore.rpc.promise import Promise
+from kvstore.server.proposals import Proposals, decode
+from kvstore.server.reads import ReadRounds
+from kvstore.server.ready_loop import Leadership, ReadyLoop
+from raft import Config, MemoryStorage, RawNode
+from raft.messages import ConfState, Entry, HardState, Message, Snapshot, SnapshotMetadata
+
+
+class Log:
+    """Durable one turn after it was asked for."""
+
+    def __init__(self, storage: MemoryStorage) -> None:
+        self.storage = storage
+
+    def append(
+        self,
+        hard_state: HardState | None,
+        entries: Sequence[Entry],
+        snapshot: SnapshotMetadata | None,
+        done: Callable[[], None],
+    ) -> None:
+        def durable() -> None:
+            if hard_state is not None:
+                self.storage.set_hard_state(hard_state)
+            self.storage.append(entries)
+            done()
+
+        asyncio.get_running_loop().call_soon(durable)
+
+
+class Machine:
+    """Keeps the keys that were put, in their order."""
+
+    def __init__(self, member: "TestMember") -> None:
+        self.member = member
+        self.keys: list[bytes] = []
+
+    def apply(self, entries: Sequence[Entry]) -> None:
+        for entry in entries:
+            if not entry.data:
+                continue
+            proposer, sequence, requests = decode(entry.data)
+            for kind, request in requests:
+                assert kind == "put"
+                assert isinstance(request, pb.PutRequest)
+                self.keys.append(request.key)
+            batch = self.member.proposals.applied(sequence) if proposer == self.member.id else None
+            for pending in batch.requests if batch else ():
+                pending.promise.set_result(b"")
+
+    def install(self, snapshot: SnapshotMetadata, done: Callable[[], None]) -> None:
+        raise AssertionError("nobody falls behind here")
+
+    def turn_ended(self) -> None:
+        pass
+
+
+class TestMember:
+    """One member of a group in this process."""
+
+    __test__ = False
+
+    def __init__(self, number: int, group: "Group") -> None:
+        self.id = number
+        self.group = group
+        storage = MemoryStorage(Snapshot(b"", SnapshotMetadata(ConfState(voters=[1, 2, 3]), 1, 1)))
+        node = RawNode(
+            Config(
+                id=number,
+                election_tick=10,
+                heartbeat_tick=1,
+                storage=storage,
+                applied=1,
+                async_storage_writes=True,
+                check_quorum=True,
+                pre_vote=True,
+                random_source=random.Random(number),
+            )
+        )
+        self.proposals = Proposals(number, 1, 5.0)
+        self.machine = Machine(self)
+        self.reads = ReadRounds(number, 1, node.read_index, 5.0)
+        self.leaderships: list[Leadership] = []
+        self.loop = ReadyLoop(
+            node=node,
+            member_id=number,
+            log=Log(storage),
+            peers=self,
+            machine=self.machine,
+            proposals=self.proposals,
+            reads=self.reads,
+            applied=1,
+            on_leadership=self.leaderships.append,
+            on_failure=group.failures.append,
+        )
+
+    def send(self, to: int, messages: list[Message]) -> None:
+        asyncio.get_running_loop().call_soon(self.group.deliver, self.id, to, messages)
+
+    def put(self, key: bytes) -> Promise[bytes]:
+        promise: Promise[bytes] = Promise()
+        request = pb.PutRequest(key=key)
+        now = asyncio.get_running_loop().time()
+        self.proposals.add("put", request, request.SerializeToString(), promise, now)
+        self.loop.wake()
+        return promise
+
+
+class Group:
+    """Three members; messages between those in `cut` and the others are lost."""
+
+    def __init__(self) -> None:
+        self.failures: list[BaseException] = []
+        self.cut: set[int] = set()
+        self.members = {number: TestMember(number, self) for number in (1, 2, 3)}
+
+    def deliver(self, from_: int, to: int, messages: list[Message]) -> None:
+        if (from_ in self.cut) == (to in self.cut):
+            self.members[to].loop.receive(messages)
+
+    async def until(self, condition: Callable[[], bool]) -> None:
+        async with asyncio.timeout(10):
+            while not condition():
+                assert not self.failures, self.failures
+                for member in self.members.values():
+                    member.loop.tick()
+                for _ in range(10):
+                    await asyncio.sleep(0)
+
+    async def lead(self, number: int) -> TestMember:
+        member = self.members[number]
+        member.loop.call(lambda node: node.campaign())
+        await self.until(lambda: all(m.loop.leadership.leader == number for m in self.members.values()))
+        return member
+
+
+async def test_requests_of_all_members_are_applied_in_one_order_everywhere() -> None:
+    group = Group()
+    await group.lead(1)
+    promises = [member.put(b"%d-%d" % (number, i)) for i in range(100) for number, member in group.members.items()]
+    await group.until(lambda: all(promise.done() for promise in promises))
+    await group.until(lambda: all(len(m.machine.keys) == 300 for m in group.members.values()))
+    orders = {tuple(member.machine.keys) for member in group.members.values()}
+    assert len(orders) == 1
+    assert set(orders.pop()) == {b"%d-%d" % (number, i) for i in range(100) for number in (1, 2, 3)}
+
+
+async def test_requests_of_one_turn_share_an_entry() -> None:
+    group = Group()
+    leader = await group.lead(2)
+    before = leader.loop.committed
+    promises = [leader.put(b"%d" % i) for i in range(500)]
+    await group.until(lambda: all(promise.done() for promise in promises))
+    assert leader.loop.committed == before + 1
+
+
+async def test_requests_without_a_leader_wait_for_one() -> None:
+    group = Group()
+    member = group.members[3]
+    promise = member.put(b"early")
+    for _ in range(20):
+        await asyncio.sleep(0)
+    assert not promise.done()
+    await group.lead(1)
+    await group.until(promise.done)
+    assert member.machine.keys == [b"early"]
+
+
+async def test_a_read_is_served_only_after_what_was_committed_before_it() -> None:
+    group = Group()
+    leader = await group.lead(1)
+    follower = group.members[3]
+    promise = leader.put(b"x")
+    await group.until(promise.done)
+    served: list[list[bytes]] = []
+    follower.reads.join(lambda error: served.append(list(follower.machine.keys)), asyncio.get_running_loop().time())
+    follower.loop.wake()
+    await group.until(lambda: bool(served))
+    assert served == [[b"x"]]
+
+
+async def test_a_leader_that_is_cut_off_confirms_no_read() -> None:
+    group = Group()
+    old = await group.lead(1)
+    group.cut = {1}
+    outcomes: list[object] = []
+    old.reads.join(outcomes.append, asyncio.get_running_loop().time())
+    old.loop.wake()
+    await group.until(lambda: group.members[2].loop.leadership.is_leader or group.members[3].loop.leadership.is_leader)
+    assert outcomes == []
+    group.cut = set()
+    await group.until(lambda: outcomes == [None])
+
+
+async def test_a_write_that_was_never_committed_is_answered_with_its_timeout_only() -> None:
+    group = Group()
+    old = await group.lead(1)
+    group.cut = {1}
+    lost = old.put(b"lost")
+    await group.until(lambda: group.members[2].loop.leadership.is_leader or group.members[3].loop.leadership.is_leader)
+    group.cut = set()
+    kept = group.members[2].put(b"kept")
+    await group.until(kept.done)
+    await group.until(lambda: all(member.machine.keys == [b"kept"] for member in group.members.values()))
+    assert not lost.done()
