@@ -46,8 +46,8 @@ class Caller:
         given = {key: value for key, value in metadata if isinstance(value, str)}
         try:
             low, _, high = given[_VERSIONS].partition("-")
-            numbers = (int(given[name], 16) for name in (_CLUSTER, _FROM, _TO))
-            return cls(*numbers, versions=(int(low), int(high)))
+            cluster, from_, to = (int(given[name], 16) for name in (_CLUSTER, _FROM, _TO))
+            return cls(cluster, from_, to, (int(low), int(high)))
         except (KeyError, ValueError) as error:
             raise RpcError(StatusCode.INVALID_ARGUMENT, "not a call from a member of a kvstore cluster") from error
 
@@ -61,7 +61,6 @@ def check(caller: Caller, cluster_id: int, member_id: int) -> None:
         raise RpcError(StatusCode.FAILED_PRECONDITION, message)
     low, high = PROTOCOL_VERSIONS
     if caller.versions[0] > high or caller.versions[1] < low:
-        message = (
-            f"no common peer protocol version: here {low} to {high}, there {caller.versions[0]} to {caller.versions[1]}"
-        )
+        theirs = "{} to {}".format(*caller.versions)
+        message = f"no common peer protocol version: here {low} to {high}, there {theirs}"
         raise RpcError(StatusCode.FAILED_PRECONDITION, message)

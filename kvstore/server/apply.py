@@ -31,8 +31,8 @@ class Applier:
     """Applies entries to one member's state.
 
     header: encoded response header for a revision. apply_conf_change: tells raft of a change (one with node id 0 if
-    it was refused) and returns the new configuration; conf_state_changed stores it. conf_changes: callers of the membership changes
-    this member proposed, by sequence.
+    it was refused) and returns the new configuration; conf_state_changed stores it. conf_changes: callers of the
+    membership changes that this member proposed, by sequence.
     """
 
     def __init__(

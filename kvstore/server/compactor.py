@@ -37,8 +37,8 @@ class RevisionCompactor:
 class PeriodicCompactor:
     """Keeps the revisions of the last `retention` seconds.
 
-    It notes the revision ten times in a retention period (at least every six minutes for long periods) and compacts at the
-    one that is a period old; periods above an hour compact every hour, shorter ones once a period.
+    It notes the revision ten times in a retention period (at least every six minutes for long periods) and compacts at
+    the one that is a period old; periods above an hour compact every hour, shorter ones once a period.
     """
 
     _NOTES = 10

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 from kvstore import errors
@@ -20,8 +20,6 @@ API_VERSION: Final = "3.6.0"
 
 STORAGE_VERSION: Final = "3.6.0"
 
-TRANSFER_POLL_SECONDS: Final = 0.02
-
 
 @dataclass(slots=True)
 class Maintenance:
@@ -34,6 +32,7 @@ class Maintenance:
     proposer: Proposer
     header: Callable[[], pb.ResponseHeader]
     local_errors: Callable[[], list[str]]
+    waiting: set[asyncio.Event] = field(default_factory=set)
 
     def status(self) -> pb.StatusResponse:
         """Sizes, leader and indexes, and what is wrong."""
@@ -108,10 +107,20 @@ class Maintenance:
             raise errors.BadLeaderTransferee
         if target == self.member_id:
             return
+        changed = asyncio.Event()
+        self.waiting.add(changed)
         self.loop.call(lambda node: node.transfer_leader(target))
         try:
             async with asyncio.timeout(self.config.request_timeout):
                 while self.loop.leadership.leader != target:
-                    await asyncio.sleep(TRANSFER_POLL_SECONDS)
+                    changed.clear()
+                    await changed.wait()
         except TimeoutError:
             raise errors.RequestTimeout from None
+        finally:
+            self.waiting.discard(changed)
+
+    def leadership_changed(self) -> None:
+        """The leader changed: whoever waits for that looks again."""
+        for changed in self.waiting:
+            changed.set()

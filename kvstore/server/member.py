@@ -150,7 +150,7 @@ class Member:
         return member is not None and member.isLearner
 
     def on_leader_lost(self, callback: Callable[[], None]) -> Callable[[], None]:
-        """Call back each time there has been no leader for longer than an election timeout. Returns how to stop that."""
+        """Call back each time there has been no leader for longer than an election timeout; returns how to stop it."""
         key = id(callback)
         self._leader_lost_callbacks[key] = callback
         return lambda: self._leader_lost_callbacks.pop(key, None) and None
