@@ -95,3 +95,9 @@ def to_rpc_error(error: errors.KvstoreError) -> RpcError:
     """What the client is told of `error`."""
     code, message = STATUS[type(error)]
     return RpcError(code, message)
+
+
+def translate(error: Exception) -> RpcError | None:
+    """For a gRPC server: what the client is told of a handler's exception, None if it is not of the domain."""
+    status = STATUS.get(type(error)) if isinstance(error, errors.KvstoreError) else None
+    return None if status is None else RpcError(*status)

@@ -1,0 +1,178 @@
+"""Whether a call may be served in the state that the member is in: without a leader, as a learner, while it stops.
+
+Stands between a server and its servicers, so that no servicer need know any of it. What a call asks for is looked at
+only when the member is in one of those states.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine, Mapping
+from typing import Any, Final, Protocol
+
+import grpc
+
+from kvstore import errors
+from kvstore.pb.rpc_pb2 import RangeRequest
+
+Handler = Callable[[Any, Any], Any]
+
+LEADER_KEY: Final = "hasleader"
+"""Metadata with which a client says that it wants to be refused rather than served without a leader."""
+LEADER_WANTED: Final = "true"
+
+SERVED_BY_LEARNERS: Final = frozenset(
+    ("/etcdserverpb.Maintenance/Status", "/etcdserverpb.Maintenance/Snapshot", "/etcdserverpb.KV/Range")
+)
+"""A learner answers what needs no quorum: its status, a copy of its state, and ranges that are serializable."""
+
+
+class MemberState(Protocol):
+    """What the gate asks of the member."""
+
+    @property
+    def has_leader(self) -> bool: ...
+
+    @property
+    def is_learner(self) -> bool: ...
+
+    def on_leader_lost(self, callback: Callable[[], None]) -> Callable[[], None]: ...
+
+
+class Registry(Protocol):
+    """What generated code registers servicers on; every kind of server is one."""
+
+    def add_generic_rpc_handlers(self, handlers: tuple[Any, ...], /) -> None: ...
+
+    def add_registered_method_handlers(self, service: str, handlers: Mapping[str, Any], /) -> None: ...
+
+
+class _Stream:
+    """A streaming call in progress. `ended_by` is why the gate ended it."""
+
+    __slots__ = ("ended_by", "task")
+
+    def __init__(self, task: asyncio.Task[Any]) -> None:
+        self.task = task
+        self.ended_by: errors.KvstoreError | None = None
+
+    def end(self, error: errors.KvstoreError) -> None:
+        if self.ended_by is None:
+            self.ended_by = error
+            self.task.cancel()
+
+
+class Gate:
+    """Refuses and ends calls. `close` must be called when the member goes."""
+
+    def __init__(self, member: MemberState) -> None:
+        self._member = member
+        self._closed = False
+        self._streams: set[_Stream] = set()
+        self._led: set[_Stream] = set()
+        self._unsubscribe = member.on_leader_lost(self._leader_lost)
+
+    def close(self) -> None:
+        """End all streams with Stopped, so that their clients go on at another member, and refuse new ones."""
+        self._closed = True
+        self._unsubscribe()
+        for stream in list(self._streams):
+            stream.end(errors.Stopped())
+
+    def unary(self, method: str, handler: Handler) -> Handler:
+        """A unary handler behind the gate. It costs each call two questions to the member."""
+        member = self._member
+
+        def guarded(request: Any, context: Any) -> Any:
+            if member.is_learner or not member.has_leader:
+                self._check(method, request, context)
+            return handler(request, context)
+
+        return guarded
+
+    def stream(self, method: str, handler: Handler) -> Handler:
+        """A streaming handler behind the gate; it must be a coroutine function that writes to its context."""
+
+        async def guarded(request: Any, context: Any) -> Any:
+            if self._closed:
+                raise errors.Stopped
+            self._check(method, request, context)
+            return await self._run(handler(request, context), wants_leader(context))
+
+        return guarded
+
+    def _check(self, method: str, request: Any, context: Any) -> None:
+        member = self._member
+        if member.is_learner and not _served_by_learner(method, request):
+            raise errors.NotSupportedForLearner
+        if not member.has_leader and wants_leader(context):
+            raise errors.NoLeader
+
+    async def _run(self, call: Coroutine[Any, Any, Any], led: bool) -> Any:
+        task = asyncio.current_task()
+        if task is None:
+            raise RuntimeError("a streaming call runs in a task")
+        stream = _Stream(task)
+        self._streams.add(stream)
+        if led:
+            self._led.add(stream)
+        try:
+            return await call
+        except asyncio.CancelledError:
+            # The client may have cancelled at the same time; then nobody hears the status, whatever it is.
+            if stream.ended_by is None:
+                raise
+            task.uncancel()
+            raise stream.ended_by from None
+        finally:
+            self._streams.discard(stream)
+            self._led.discard(stream)
+
+    def _leader_lost(self) -> None:
+        for stream in list(self._led):
+            stream.end(errors.NoLeader())
+
+
+def wants_leader(context: Any) -> bool:
+    """Whether a call's metadata says that it is not to be served without a leader."""
+    for key, value in context.invocation_metadata() or ():
+        if key == LEADER_KEY:
+            return bool(value == LEADER_WANTED)
+    return False
+
+
+def _served_by_learner(method: str, request: Any) -> bool:
+    if isinstance(request, RangeRequest):
+        return request.serializable and method in SERVED_BY_LEARNERS
+    return method in SERVED_BY_LEARNERS
+
+
+class GatedRegistry:
+    """Takes servicers in place of a server and registers each handler behind the gate."""
+
+    def __init__(self, registry: Registry, gate: Gate) -> None:
+        self._registry = registry
+        self._gate = gate
+
+    def add_generic_rpc_handlers(self, handlers: tuple[Any, ...], /) -> None:
+        """Do nothing: generated code registers everything twice, and only by name can a handler be replaced."""
+
+    def add_registered_method_handlers(self, service: str, handlers: Mapping[str, Any], /) -> None:
+        """Register the handlers of a service."""
+        gated = {name: self._gated(f"/{service}/{name}", handler) for name, handler in handlers.items()}
+        self._registry.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, gated),))
+        self._registry.add_registered_method_handlers(service, gated)
+
+    def _gated(self, method: str, handler: Any) -> Any:
+        gate = self._gate
+        coding = {
+            "request_deserializer": handler.request_deserializer,
+            "response_serializer": handler.response_serializer,
+        }
+        if handler.unary_unary is not None:
+            return grpc.unary_unary_rpc_method_handler(gate.unary(method, handler.unary_unary), **coding)
+        if handler.unary_stream is not None:
+            return grpc.unary_stream_rpc_method_handler(gate.stream(method, handler.unary_stream), **coding)
+        if handler.stream_unary is not None:
+            return grpc.stream_unary_rpc_method_handler(gate.stream(method, handler.stream_unary), **coding)
+        return grpc.stream_stream_rpc_method_handler(gate.stream(method, handler.stream_stream), **coding)
