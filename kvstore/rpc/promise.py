@@ -6,8 +6,11 @@ gRPC.
 """
 
 import asyncio
+import logging
 from collections.abc import Callable, Generator
 from typing import Generic, TypeVar
+
+logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -56,7 +59,11 @@ class Promise(Generic[T]):
         callback = self._callback
         if callback is not None:
             self._callback = None
-            callback(self)
+            try:
+                callback(self)
+            except Exception:
+                # Its resolver, and whatever else that resolves, must not suffer for one observer.
+                logger.exception("the callback of a promise failed")
 
     def set_exception(self, exception: BaseException) -> None:
         """Fail it; the callback runs before this returns. Raises asyncio.InvalidStateError if resolved before."""
@@ -67,7 +74,10 @@ class Promise(Generic[T]):
         callback = self._callback
         if callback is not None:
             self._callback = None
-            callback(self)
+            try:
+                callback(self)
+            except Exception:
+                logger.exception("the callback of a promise failed")
 
     def result(self) -> T:
         """The result, or raise the exception. Raises asyncio.InvalidStateError before it is resolved."""
@@ -86,7 +96,7 @@ class Promise(Generic[T]):
     def then(self, callback: "Callable[[Promise[T]], None]") -> None:
         """Call callback(self) when resolved: now if it is already, else inside set_result or set_exception.
 
-        The callback must not raise: the exception would reach whoever resolves.
+        What the callback raises inside set_result is logged; whoever resolves is spared.
         Raises RuntimeError if somebody else observes it.
         """
         if self._done:

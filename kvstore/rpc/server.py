@@ -7,11 +7,12 @@ for what was answered at once, and after the turn for what was resolved elsewher
 import asyncio
 import logging
 import ssl as tls
-from collections.abc import Callable, Coroutine, Iterable, Mapping
-from typing import Any, cast
+from collections.abc import Callable, Iterable, Mapping
+from typing import cast
 
-from kvstore.rpc.deadlines import Bucket, DeadlineWheel, Expiring
+from kvstore.rpc.deadlines import Bucket
 from kvstore.rpc.h2 import PREFACE
+from kvstore.rpc.loop import ConnectionProtocol, LoopHost
 from kvstore.rpc.method import GenericHandler, MethodTable, RpcMethodHandler
 from kvstore.rpc.observer import Observer, Unobserved
 from kvstore.rpc.options import ServerOptions
@@ -21,143 +22,45 @@ from kvstore.rpc.status import RpcError
 
 logger = logging.getLogger(__name__)
 
-# Most bytes taken from the engine at once: enough for a turn's answers, little enough to notice a full socket.
-_CHUNK_BYTES = 256 << 10
 # How long a client may take to hear that we are leaving, before streams it opens are refused.
 _DRAIN_NOTICE_SECONDS = 1.0
 
 Http1Factory = Callable[[], asyncio.Protocol]
 
 
-class LoopHost:
-    """What connections need of a loop: clock, tasks, one timer for all deadlines, one flush per turn."""
-
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._loop = loop
-        self._dirty: list[GrpcProtocol] = []
-        self._wheel = DeadlineWheel()
-        self._timer: asyncio.TimerHandle | None = None
-        self._timer_at = float("inf")
-        self._tasks: set[asyncio.Task[None]] = set()
-        self.now = loop.time
-
-    def spawn(self, coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        task = self._loop.create_task(coroutine)
-        # The loop itself keeps only weak references to tasks.
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-        return task
-
-    def flush_soon(self, protocol: "GrpcProtocol") -> None:
-        """Flush a protocol when this turn of the loop is over."""
-        if not self._dirty:
-            self._loop.call_soon(self._flush_all)
-        self._dirty.append(protocol)
-
-    def _flush_all(self) -> None:
-        protocols, self._dirty = self._dirty, []
-        for protocol in protocols:
-            protocol.flush()
-
-    def expire_at(self, deadline: float, item: Expiring) -> Bucket:
-        bucket = self._wheel.add(deadline, item)
-        if deadline < self._timer_at:
-            self._arm()
-        return bucket
-
-    def _arm(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-        at = self._wheel.next()
-        self._timer_at = float("inf") if at is None else at
-        if at is not None:
-            self._timer = self._loop.call_at(at, self._sweep)
-
-    def _sweep(self) -> None:
-        self._timer = None
-        self._timer_at = float("inf")
-        self._wheel.sweep(self._loop.time())
-        self._arm()
-
-
-class GrpcProtocol(asyncio.Protocol):
+class GrpcProtocol(ConnectionProtocol):
     """One client's transport, joined to its ServerConnection."""
 
-    def __init__(self, server: "Server", loop_host: LoopHost) -> None:
-        self._server = server
-        self._loop_host = loop_host
-        self._paused = False
-        self._flushing = False
-        self.now = loop_host.now
-        self.spawn = loop_host.spawn
-        self.expire_at = loop_host.expire_at
-        self.connection: ServerConnection
-        self.transport: asyncio.Transport
+    connection: ServerConnection
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        # uvloop's transports have the methods, not the base class.
-        self.transport = transport = cast(asyncio.Transport, transport)
-        options = self._server.options
-        transport.set_write_buffer_limits(high=options.socket_buffer_bytes)
-        self.connection = ServerConnection(
+    def __init__(self, server: "Server", loop_host: LoopHost) -> None:
+        super().__init__(loop_host, server.options.socket_buffer_bytes)
+        self._server = server
+
+    def make_connection(self) -> ServerConnection:
+        self._server.opened(self)
+        return ServerConnection(
             self._server.methods,
-            options,
+            self._server.options,
             self,
-            peer=peer_of(transport),
-            auth_context=auth_context_of(transport),
+            peer=peer_of(self.transport),
+            auth_context=auth_context_of(self.transport),
             translate=self._server.translate,
         )
-        self._server.opened(self)
-        self.connection.start_keepalive()
-
-    def data_received(self, data: bytes) -> None:
-        connection = self.connection
-        # What is answered within this call is written at its end; no flush needs to be asked for.
-        connection.dirty = True
-        connection.receive_data(data)
-        self.flush()
-
-    def flush_later(self) -> None:
-        self._loop_host.flush_soon(self)
-
-    def flush(self) -> None:
-        """Write what the connection has to say, as far as the socket takes it."""
-        connection = self.connection
-        connection.dirty = False
-        transport = self.transport
-        while not self._paused:
-            data = connection.data_to_send(_CHUNK_BYTES)
-            if data:
-                transport.write(data)
-            if len(data) < _CHUNK_BYTES:
-                break
-        if connection.closed:
-            self._close()
-
-    def _close(self) -> None:
-        if not self.transport.is_closing():
-            if self.connection.last_words:
-                self.transport.write(self.connection.last_words)
-            self.transport.close()
 
     def pause_writing(self) -> None:
         # A client that does not read gets nothing new to answer either. It cannot deadlock: what it must send for our
         # data to flow again is only needed once the socket has drained, and then reading resumes.
-        self._paused = True
+        super().pause_writing()
         self.transport.pause_reading()
 
     def resume_writing(self) -> None:
-        self._paused = False
-        self.transport.resume_reading()
-        self.flush()
-
-    def eof_received(self) -> bool:
-        return False
+        if not self.transport.is_closing():
+            self.transport.resume_reading()
+        super().resume_writing()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._paused = True
-        self.connection.connection_lost()
+        super().connection_lost(exc)
         self._server.closed(self)
 
 

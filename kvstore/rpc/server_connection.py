@@ -37,6 +37,7 @@ from kvstore.rpc.h2 import (
     TrailersReceived,
     goaway_frame,
 )
+from kvstore.rpc.keepalive import Keepalive
 from kvstore.rpc.metadata import Headers, encode_message, encode_metadata, parse_timeout
 from kvstore.rpc.method import Method, MethodTable
 from kvstore.rpc.options import ServerOptions
@@ -105,15 +106,14 @@ class ServerConnection:
 
     __slots__ = (
         "__weakref__",
-        "_awaits_pong",
         "_by_path",
         "_calls",
         "_control",
         "_engine",
         "_finished_early",
         "_goaway_sent",
+        "_keepalive",
         "_last_ping",
-        "_last_received",
         "_last_stream_id",
         "_methods",
         "_ping_strikes",
@@ -178,12 +178,17 @@ class ServerConnection:
         self.draining = False
         self._control = TokenBucket(options.control_burst, options.control_rate)
         self._last_stream_id = 0
-        self._last_received = host.now()
-        self._awaits_pong = False
         self._goaway_sent = False
         self._last_ping = float("-inf")
         self._ping_strikes = 0
         self._sent_since_ping = False
+        self._keepalive = Keepalive(
+            host,
+            interval=options.keepalive_interval,
+            timeout=options.keepalive_timeout,
+            ping=self._ping,
+            give_up=self._give_up,
+        )
 
     @property
     def active_calls(self) -> int:
@@ -195,8 +200,7 @@ class ServerConnection:
         """Take bytes from the client and run what they ask for."""
         if self.failed:
             return
-        self._last_received = self.host.now()
-        self._awaits_pong = False
+        self._keepalive.last_heard = self.host.now()
         try:
             self._engine.receive(data)
             self._handle(self._engine.events())
@@ -539,9 +543,11 @@ class ServerConnection:
             if not call.finished:
                 self._cancelled(call)
 
-    def connection_lost(self) -> None:
+    def connection_lost(self, reason: str) -> None:
         """The transport is gone: cancel every call."""
+        logger.debug("connection of %s lost: %s", self.peer, reason)
         self.failed = self.closed = True
+        self._keepalive.stop()
         self._cancel_all()
 
     def _fail(self, failure: ConnectionFailed) -> None:
@@ -583,6 +589,15 @@ class ServerConnection:
         if not self.closed:
             self._fail(ConnectionFailed(ErrorCode.NO_ERROR, "the server has stopped"))
 
+    def _ping(self) -> None:
+        if not self.closed:
+            self._engine.ping(_KEEPALIVE_PING)
+            self.touch()
+
+    def _give_up(self) -> None:
+        if not self.closed:
+            self._fail(ConnectionFailed(ErrorCode.NO_ERROR, "keepalive ping timeout"))
+
     # Policing
 
     def _count_control(self) -> None:
@@ -602,24 +617,3 @@ class ServerConnection:
             self._ping_strikes += 1
             if self._ping_strikes > _MAX_PING_STRIKES:
                 raise Flooded("too_many_pings")
-
-    def start_keepalive(self) -> None:
-        """From now on look after the connection: ping a silent client, give up one that does not answer."""
-        self.host.expire_at(self.host.now() + self.options.keepalive_interval, self)
-
-    def expire(self) -> None:
-        """A time of the keepalive has come."""
-        if self.closed:
-            return
-        now = self.host.now()
-        if self._awaits_pong:
-            self._awaits_pong = False
-            self._fail(ConnectionFailed(ErrorCode.NO_ERROR, "keepalive ping timeout"))
-            return
-        due = self._last_received + self.options.keepalive_interval
-        if due <= now:
-            self._awaits_pong = True
-            self._engine.ping(_KEEPALIVE_PING)
-            self.touch()
-            due = now + self.options.keepalive_timeout
-        self.host.expire_at(due, self)
