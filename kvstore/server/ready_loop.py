@@ -10,6 +10,7 @@ Knows raft and whom to hand its output to; not what an entry means.
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol
@@ -111,6 +112,9 @@ class ReadyLoop:
         self._calls: list[Callable[[RawNode], None]] = []
         self._unproposed: list[tuple[int, bytes]] = []
         self._outgoing: dict[int, list[Message]] = {}
+        # Term and vote that the log has or is about to have; for each write under way, what follows it.
+        self._ballot = (node.basic_status().hard_state.term, node.basic_status().hard_state.vote)
+        self._writing: deque[list[Message]] = deque()
         self._scheduled = False
         self._installing = False
         self._stopped = False
@@ -250,7 +254,10 @@ class ReadyLoop:
     def _append(self, message: Message) -> None:
         hard_state = HardState(message.term, message.vote, message.commit) if message.term else None
         if message.snapshot is None:
-            self._log.append(hard_state, message.entries, None, lambda: self._persisted(message))
+            if not message.entries and (message.term, message.vote) in (self._ballot, (0, 0)):
+                self._append_commit(message)
+            else:
+                self._write(message, hard_state, None)
             return
         # The copy of the state comes first and the log follows: a state that is ahead of its log is found at the next
         # start and the log is cut to it; a log ahead of its state would have lost what is between.
@@ -261,11 +268,33 @@ class ReadyLoop:
             self._installing = False
             self.applied = max(self.applied, metadata.index)
             self.applied_term = metadata.term
-            self._log.append(hard_state, message.entries, metadata, lambda: self._persisted(message))
+            self._write(message, hard_state, metadata)
             self._reads.applied(self.applied)
             self.wake()
 
         self._machine.install(metadata, installed)
+
+    def _write(self, message: Message, hard_state: HardState | None, snapshot: SnapshotMetadata | None) -> None:
+        if hard_state is not None:
+            self._ballot = (hard_state.term, hard_state.vote)
+        followers: list[Message] = []
+        self._writing.append(followers)
+
+        def written() -> None:
+            self._writing.popleft()
+            self._persisted(message)
+            for follower in followers:
+                self._persisted(follower)
+
+        self._log.append(hard_state, message.entries, snapshot, written)
+
+    def _append_commit(self, message: Message) -> None:
+        # Nothing but the commit index moved. It need not be durable (a member that forgets it learns it again), so it
+        # is worth no sync of its own; its responses only keep their place behind the writes under way.
+        if self._writing:
+            self._writing[-1].append(message)
+        else:
+            self._persisted(message)
 
     def _persisted(self, message: Message) -> None:
         for response in message.responses:
