@@ -1,6 +1,6 @@
 """Which program the tests run: kvstored, or an etcd to develop the tests themselves against.
 
-KVSTORE_TEST_BINARY=etcd picks the etcd on the PATH (or give a path). Flags that an older etcd has not are left away here;
+KVSTORE_TEST_BINARY=etcd picks the etcd on the PATH (or give a path). Flags that an older etcd has not are left away;
 a test that does not apply to its API level says so itself.
 """
 

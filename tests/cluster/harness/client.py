@@ -137,6 +137,8 @@ class _Stream:
     ) -> None:
         self._requests: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self._responses: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        self._reading = threading.Event()
+        self._reading.set()
         self._call = getattr(make_stub(channel), method)(self._outgoing(), metadata=metadata)
         threading.Thread(target=self._read, daemon=True).start()
 
@@ -148,6 +150,7 @@ class _Stream:
         try:
             for response in self._call:
                 self._responses.put(response)
+                self._reading.wait()
         except grpc.RpcError as error:
             self._responses.put(error)
         else:
@@ -178,11 +181,19 @@ class _Stream:
             return True
         return False
 
+    def pause(self) -> None:
+        """Take at most one more response from the connection until resume()."""
+        self._reading.clear()
+
+    def resume(self) -> None:
+        self._reading.set()
+
     def half_close(self) -> None:
         self._requests.put(None)
 
     def close(self) -> None:
         self._requests.put(None)
+        self._reading.set()
         self._call.cancel()
 
     def __exit__(self, *_: object) -> None:
