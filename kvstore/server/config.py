@@ -33,7 +33,7 @@ class ConfigError(Exception):
     """
 
     def __init__(self, flag: str, value: object, reason: str) -> None:
-        super().__init__(f"--{flag}={value}: {reason}")
+        super().__init__(f"--{flag}{f'={value}' if str(value) else ''}: {reason}")
         self.flag = flag
         self.value = str(value)
         self.reason = reason

@@ -1,0 +1,1 @@
+"""The daemon: one member of a cluster, configured as an etcd member is."""

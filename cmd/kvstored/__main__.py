@@ -1,0 +1,6 @@
+"""`python -m kvstored`."""
+
+from kvstored.main import main
+
+if __name__ == "__main__":
+    main()
