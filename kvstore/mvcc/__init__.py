@@ -1,0 +1,1 @@
+"""The state machine: revisions, ranges, transactions, compaction, watches. Deterministic, and without a clock."""

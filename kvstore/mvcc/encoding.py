@@ -1,0 +1,176 @@
+"""How a version of a key is laid out in rows, and how parts of responses are put on the wire.
+
+A *framed* KeyValue is what field 2 of a RangeResponse and of an Event holds, byte for byte: `0x12 length KeyValue`.
+Rows carry it so that answers and events are joined from stored bytes. Knows bytes only: no tables, and no protobuf
+library, because the writer process imports this too and should start fast.
+"""
+
+import struct
+from typing import NamedTuple
+
+PUT = 0
+"""Kind byte of a history row: a version that replaced another."""
+DELETE = 1
+"""Kind byte of a history row: a deletion; its KeyValue holds key and revision only."""
+CREATE = 2
+"""Kind byte of a history row: the first version of a life of a key."""
+
+TRAILER = struct.Struct(">qqqqIIB")
+"""End of a `current` row: create revision, mod revision, version, lease, sub revision, where the value field begins,
+where the KeyValue begins. The last two count from the start of the row."""
+TRAILER_SIZE = TRAILER.size
+
+REVISION = struct.Struct(">QI")
+"""Main and sub revision: key of a history row, and a version in `past`."""
+REVISION_SIZE = REVISION.size
+
+MAX_SUB = 0xFFFFFFFF
+
+
+def _general_varint(number: int) -> bytes:
+    out = bytearray()
+    while number > 0x7F:
+        out.append(number & 0x7F | 0x80)
+        number >>= 7
+    out.append(number)
+    return bytes(out)
+
+
+_SHORT = tuple(_general_varint(number) for number in range(1 << 14))
+_CONTINUED = tuple(bytes((number & 0x7F | 0x80, number >> 7 | 0x80)) for number in range(1 << 14))
+
+
+def varint(number: int) -> bytes:
+    """Encode an int64 or uint64 as protobuf does: negative numbers take ten bytes.
+
+    Two table look-ups for anything below 2**28: about 0.1 us.
+    """
+    if 0 <= number < 0x4000:
+        return _SHORT[number]
+    if 0 <= number < 0x10000000:
+        return _CONTINUED[number & 0x3FFF] + _SHORT[number >> 14]
+    return _general_varint(number & 0xFFFFFFFFFFFFFFFF)
+
+
+def length_prefixed(tag: bytes, body: bytes) -> bytes:
+    """A length-delimited field: tag, length, body."""
+    return tag + varint(len(body)) + body
+
+
+def read_varint(row: bytes, at: int) -> tuple[int, int]:
+    """Decode the varint at an offset; returns it and the offset behind it."""
+    byte = row[at]
+    if byte < 0x80:
+        return byte, at + 1
+    number = byte & 0x7F
+    shift = 7
+    while True:
+        at += 1
+        byte = row[at]
+        number |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            return number, at + 1
+        shift += 7
+
+
+class Version(NamedTuple):
+    """What the trailer of a `current` row says."""
+
+    create_revision: int
+    mod_revision: int
+    version: int
+    lease: int
+    sub: int
+    value_at: int
+    body_at: int
+
+
+def encode_version(
+    key: bytes, value: bytes, create: int, revision: int, version: int, lease: int, sub: int
+) -> tuple[bytes, bytes]:
+    """Build the framed KeyValue of a version and its `current` row. About 1.2 us."""
+    mod_field = varint(revision)
+    head = b"".join(
+        (
+            b"\n",
+            varint(len(key)),
+            key,
+            b"\x10",
+            mod_field if create == revision else varint(create),
+            b"\x18",
+            mod_field,
+            b" ",
+            varint(version),
+        )
+    )
+    tail = b"*" + varint(len(value)) + value if value else b""
+    if lease:
+        tail += b"0" + varint(lease)
+    frame = b"\x12" + varint(len(head) + len(tail))
+    body_at = len(frame)
+    framed = frame + head + tail
+    return framed, framed + TRAILER.pack(create, revision, version, lease, sub, body_at + len(head), body_at)
+
+
+def encode_deletion(key: bytes, revision: int) -> bytes:
+    """The framed KeyValue of a deletion event: key and revision."""
+    body = b"".join((b"\n", varint(len(key)), key, b"\x18", varint(revision)))
+    return b"\x12" + varint(len(body)) + body
+
+
+def version_of(row: bytes) -> Version:
+    """The trailer of a `current` row."""
+    return Version._make(TRAILER.unpack_from(row, len(row) - TRAILER_SIZE))
+
+
+def value_of(row: bytes) -> bytes:
+    """The value that a `current` row holds."""
+    at: int
+    *_, at, _ = TRAILER.unpack_from(row, len(row) - TRAILER_SIZE)
+    if at == len(row) - TRAILER_SIZE or row[at] != 0x2A:
+        return b""
+    size, start = read_varint(row, at + 1)
+    return row[start : start + size]
+
+
+def without_value(row: bytes) -> bytes:
+    """The framed KeyValue of a `current` row as `keys_only` answers it."""
+    lease: int
+    value_at: int
+    body_at: int
+    _, _, _, lease, _, value_at, body_at = TRAILER.unpack_from(row, len(row) - TRAILER_SIZE)
+    body = row[body_at:value_at]
+    if lease:
+        body += b"0" + varint(lease)
+    return b"\x12" + varint(len(body)) + body
+
+
+def key_of_history(row: bytes) -> bytes:
+    """The key that a history row (kind byte, framed KeyValue) is about."""
+    at = 3
+    while row[at - 1] > 0x7F:
+        at += 1
+    size = row[at + 1]
+    at += 2
+    if size > 0x7F:
+        size, at = read_varint(row, at - 1)
+    return row[at : at + size]
+
+
+def current_row_of_history(row: bytes, sub: int) -> bytes:
+    """Rebuild the `current` row of a version from its history row. About 2 us."""
+    _, body_at = read_varint(row, 2)
+    size, key_at = read_varint(row, body_at + 1)
+    create, at = read_varint(row, key_at + size + 1)
+    revision, at = read_varint(row, at + 1)
+    version, value_at = read_varint(row, at + 1)
+    lease = 0
+    at = value_at
+    if at < len(row) and row[at] == 0x2A:
+        size, at = read_varint(row, at + 1)
+        at += size
+    if at < len(row):
+        lease, _ = read_varint(row, at + 1)
+        lease = lease - (1 << 64) if lease >> 63 else lease
+    # Offsets in a row of `current` do not count the kind byte.
+    return row[1:] + TRAILER.pack(create, revision, version, lease, sub, value_at - 1, body_at - 1)
