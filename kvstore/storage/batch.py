@@ -1,0 +1,102 @@
+"""What is handed to a writer: tables, operations on them, and what is told about a commit.
+
+Plain lists, dicts, bytes and numbers only, because batches cross a socket with marshal. Knows nothing of how they are
+executed (transaction.py) or carried (frames.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+PLAIN: Final = 0
+"""A table of keys and values."""
+
+APPEND: Final = 1
+"""A table whose keys mostly arrive in ascending order: its pages are filled completely."""
+
+DUP: Final = 2
+"""A table whose keys have sorted sets of values (DUPSORT)."""
+
+MAX_DUP_VALUE: Final = 511
+"""Bytes that a value of a DUP table may have."""
+
+PUT: Final = 1
+DELETE: Final = 2
+DELETE_RANGE: Final = 3
+DROP: Final = 4
+DUP_CHANGE: Final = 5
+
+
+@dataclass(frozen=True, slots=True)
+class TableSpec:
+    """A table of an environment. `kind`: PLAIN, APPEND or DUP."""
+
+    name: str
+    kind: int = PLAIN
+
+
+Operation = tuple[int, str, Any]
+DupChanges = Mapping[bytes, tuple[Sequence[bytes], Sequence[bytes]]]
+
+
+@dataclass(slots=True)
+class WriteBatch:
+    """Operations that become durable together or not at all, executed in the order they were added.
+
+    What is given is not copied: it must not change until the batch is submitted (a process writer encodes it there)
+    or, with an inline writer, done.
+    """
+
+    operations: list[Operation] = field(default_factory=list)
+
+    def put(self, table: str, rows: Mapping[bytes, bytes | None] | Sequence[tuple[bytes, bytes | None]]) -> None:
+        """Store rows; None as value deletes the key. A key comes at most once, its rows in any order."""
+        self.operations.append((PUT, table, rows))
+
+    def delete(self, table: str, keys: Sequence[bytes]) -> None:
+        """Delete keys, with all their values in a DUP table. Those that are not there are no error."""
+        self.operations.append((DELETE, table, keys))
+
+    def delete_range(self, table: str, start: bytes, end: bytes | None, limit: int = 0) -> None:
+        """Delete the keys start <= key < end (None: no end), at most the first `limit` of them (0: all)."""
+        self.operations.append((DELETE_RANGE, table, (start, end, limit)))
+
+    def drop(self, table: str) -> None:
+        """Delete every row of the table."""
+        self.operations.append((DROP, table, None))
+
+    def change_dups(self, table: str, changes: DupChanges) -> None:
+        """Change value sets of a DUP table: key -> (values to add, values to remove)."""
+        self.operations.append((DUP_CHANGE, table, changes))
+
+
+@dataclass(slots=True)
+class WriteStats:
+    """One commit, for metrics.
+
+    batches: how many were committed together. rows: rows written or deleted. seconds: the whole transaction;
+    commit_seconds: the part that was the durable commit. file_bytes, free_bytes: used length of the data file and
+    what of it holds nothing. map_bytes: size of the map.
+    """
+
+    batches: int = 0
+    rows: int = 0
+    seconds: float = 0.0
+    commit_seconds: float = 0.0
+    file_bytes: int = 0
+    free_bytes: int = 0
+    map_bytes: int = 0
+
+    def as_tuple(self) -> tuple[int, int, float, float, int, int, int]:
+        """The fields in order: WriteStats(*stats.as_tuple()) is the same again."""
+        return (
+            self.batches,
+            self.rows,
+            self.seconds,
+            self.commit_seconds,
+            self.file_bytes,
+            self.free_bytes,
+            self.map_bytes,
+        )

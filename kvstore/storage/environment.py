@@ -1,0 +1,124 @@
+"""An environment as its member holds it: a writer for changes and a way to read what is committed.
+
+Puts an engine, a writer and the reading side together, either in one process or with a writer process. Knows nothing of
+what the tables hold.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import lmdb
+
+from kvstore.storage.batch import TableSpec, WriteStats
+from kvstore.storage.engine import Engine, EngineOptions, begin_reading, open_for_reading
+from kvstore.storage.transaction import Handles
+from kvstore.storage.writer import InlineWriter, ProcessWriter, Writer
+
+
+class Reading(Protocol):
+    """Where committed rows are read: an environment that can be opened again when its file was replaced."""
+
+    def begin(self) -> tuple[lmdb.Transaction[bytes], Handles]:
+        """A transaction on the newest commit; the caller aborts it or lets it go."""
+
+    def reopen(self) -> None:
+        """Follow to the file that has taken the old one's place. Transactions on the old one end."""
+
+    def close(self) -> None:
+        """Close the environment."""
+
+
+class FileReading:
+    """Reads an environment that a writer process writes."""
+
+    def __init__(self, path: Path, tables: Sequence[TableSpec]) -> None:
+        """Open the environment in `path`, which must have the tables. Raises CorruptStore or FormatTooNew."""
+        self._path = path
+        self._tables = tables
+        self._env, self._handles = open_for_reading(path, tables)
+
+    def begin(self) -> tuple[lmdb.Transaction[bytes], Handles]:
+        """As Reading.begin."""
+        return begin_reading(self._env), self._handles
+
+    def reopen(self) -> None:
+        """As Reading.reopen."""
+        old = self._env
+        self._env, self._handles = open_for_reading(self._path, self._tables)
+        old.close()
+
+    def close(self) -> None:
+        """As Reading.close."""
+        self._env.close()
+
+
+class EngineReading:
+    """Reads the environment of an engine in the same process."""
+
+    def __init__(self, engine: Engine) -> None:
+        """Read what `engine` writes."""
+        self._engine = engine
+
+    def begin(self) -> tuple[lmdb.Transaction[bytes], Handles]:
+        """As Reading.begin."""
+        return begin_reading(self._engine.env), self._engine.handles
+
+    def reopen(self) -> None:
+        """The engine has done it."""
+
+    def close(self) -> None:
+        """The engine does it."""
+
+
+@dataclass(slots=True)
+class Environment:
+    """What an open function below gives: the writer, the reading side, the sizes at the start.
+
+    engine: the engine that runs in this process, if it does. Its before_remap and after_remap are the owner's to set.
+    """
+
+    path: Path
+    tables: Sequence[TableSpec]
+    writer: Writer
+    reading: Reading
+    sizes: WriteStats
+    engine: Engine | None = None
+
+    async def close(self) -> None:
+        """End the writer after what it has to do, then close the reading side."""
+        try:
+            await self.writer.close()
+        finally:
+            self.reading.close()
+
+
+def open_inline(
+    path: Path,
+    tables: Sequence[TableSpec],
+    options: EngineOptions,
+    schedule: Callable[[Callable[[], None]], object] | None = None,
+) -> Environment:
+    """Everything in this process. See InlineWriter about `schedule`. Raises what Engine raises."""
+    engine = Engine(path, tables, options)
+    return Environment(
+        path, tables, InlineWriter(engine, schedule=schedule), EngineReading(engine), engine.measure(), engine
+    )
+
+
+def open_with_process(
+    path: Path, tables: Sequence[TableSpec], options: EngineOptions, keep_open: Sequence[int] = ()
+) -> Environment:
+    """A writer process; call it on the running loop. keep_open: descriptors that the process inherits.
+
+    Makes the tables that are missing, which takes a moment in a new directory. Raises what Engine raises.
+    """
+    engine = Engine(path, tables, options)
+    sizes = engine.measure()
+    engine.close()
+    writer = ProcessWriter(path, tables, options, loop=asyncio.get_running_loop(), keep_open=keep_open)
+    return Environment(path, tables, writer, FileReading(path, tables), sizes)

@@ -1,0 +1,102 @@
+"""Short-lived processes that read an environment beside the loop: for copies of it, and for functions over all of it.
+
+A process has its own view of the environment and its own interpreter, so that nothing it does holds up the loop. What
+is said to it is one request; what comes back depends on that. The other end is helper_process.py.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from kvstore.storage import frames
+from kvstore.storage.batch import TableSpec
+from kvstore.storage.errors import JobFailed
+
+CALL: Final = 1
+"""(CALL, path, tables, function, arguments) -> frame (succeeded, result or text)"""
+COPY: Final = 2
+"""(COPY, path, tables) -> frame of the `meta` rows as a dict, then the bytes of a copy of that very state"""
+
+_READ_SIZE: Final = 256 * 1024
+
+
+def spawn(module: str, channel: int, keep_open: Sequence[int] = ()) -> subprocess.Popen[bytes]:
+    """Start `python -m module CHANNEL` with the descriptors `channel` and `keep_open` inherited.
+
+    In a session of its own: an interrupt from the terminal is for the member, which ends its processes in order.
+    """
+    root = os.fspath(Path(__file__).resolve().parents[2])
+    inherited = os.environ.get("PYTHONPATH")
+    return subprocess.Popen(
+        [sys.executable, "-P", "-m", module, str(channel)],
+        pass_fds=(channel, *keep_open),
+        stdin=subprocess.DEVNULL,
+        env=dict(os.environ, PYTHONPATH=os.pathsep.join([root, inherited] if inherited else [root])),
+        start_new_session=True,
+    )
+
+
+class Helper:
+    """One process and the socket to it. Not safe for several tasks at a time."""
+
+    def __init__(self, request: tuple[Any, ...]) -> None:
+        """Start the process and send it the request."""
+        ours, theirs = socket.socketpair()
+        with theirs:
+            self._process = spawn("kvstore.storage.helper_process", theirs.fileno())
+        # A request is small enough for the socket's buffer unless its arguments are huge; then this waits for it.
+        ours.sendall(b"".join(frames.encode(request)))
+        ours.setblocking(False)
+        self._socket = ours
+
+    async def read(self) -> bytes:
+        """The next bytes, empty at the end."""
+        try:
+            return await asyncio.get_running_loop().sock_recv(self._socket, _READ_SIZE)
+        except ConnectionError:
+            return b""
+
+    async def read_frame(self) -> tuple[Any, bytes]:
+        """The frame that comes first, and the bytes that came behind it. Raises EOFError if the process ends before."""
+        data = b""
+        while not (whole := frames.split(data)):
+            more = await self.read()
+            if not more:
+                raise EOFError
+            data += more
+        return whole
+
+    def close(self) -> None:
+        """End the process, whatever it is doing."""
+        self._socket.close()
+        self._process.kill()
+        self._process.wait()
+
+
+def describe(path: Path, tables: Sequence[TableSpec]) -> tuple[str, list[tuple[str, int]]]:
+    """The environment as requests name it."""
+    return os.fspath(path), [(table.name, table.kind) for table in tables]
+
+
+async def call(path: Path, tables: Sequence[TableSpec], function: str, arguments: Any) -> Any:
+    """Run "package.module:name"(ReadTransaction, arguments) in a process; give its result.
+
+    Raises JobFailed if it raises or the process dies.
+    """
+    helper = Helper((CALL, *describe(path, tables), function, arguments))
+    try:
+        (succeeded, result), _ = await helper.read_frame()
+    except EOFError:
+        raise JobFailed(f"the process that ran {function} died") from None
+    finally:
+        helper.close()
+    if not succeeded:
+        raise JobFailed(result)
+    return result

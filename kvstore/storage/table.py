@@ -1,0 +1,375 @@
+"""Tables as a member's loop sees them: what is committed, read from the environment, under an overlay of what is not.
+
+A table has two generations of changes: `active`, to which every change goes, and `frozen`, which is on its way to the
+disk. Backend (backend.py) freezes and drops them and moves the tables to newer read transactions. Nothing here waits
+for a disk except where a page that is read is not in memory.
+
+Iterators and everything else that was read belongs to the current turn of the loop: the next flush ends it.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left, bisect_right, insort
+from collections.abc import Iterator
+from itertools import chain, islice
+from typing import Any, Final
+
+import lmdb
+
+from kvstore.storage.batch import TableSpec, WriteBatch
+from kvstore.storage.longkey import CHUNK, locate, walk, walk_back
+from kvstore.storage.overlay import Changes, Row, SortedKeys, Span, merge, merge_back
+from kvstore.storage.transaction import TableHandle
+
+_FIRST_PIECE: Final = 16
+_LAST_PIECE: Final = 1024
+
+_MISSING: Final = object()
+_NO_CHANGES: Final[dict[bytes, Any]] = {}
+
+
+class _Rows:
+    """What both kinds of tables have: the committed rows, in pieces."""
+
+    __slots__ = ("_get", "_layered", "_layers", "_main", "_txn", "spec")
+
+    _txn: lmdb.Transaction[bytes]
+    _main: Any
+    _layers: Any
+    _get: Any
+    _layered: bool
+
+    def __init__(self, spec: TableSpec) -> None:
+        """A table that is of no use before the first rebase()."""
+        self.spec = spec
+
+    def rebase(self, txn: lmdb.Transaction[bytes], handle: TableHandle) -> None:
+        """Read from `txn` from now on."""
+        self._txn = txn
+        self._get = txn.get
+        self._main = handle.main
+        self._layers = handle.layers
+        self._layered = bool(txn.stat(handle.layers)["entries"])
+
+    def _committed(self, start: bytes, end: bytes | None) -> Iterator[list[Row]]:
+        """Committed rows start <= key < end in ascending lists; of a DUP table each key once, with its lowest value."""
+        rows: Iterator[Row]
+        if self._layered:
+            rows = ((key, cursor.value()) for key, cursor in walk(self._txn, self._main, self._layers, start))
+        else:
+            cursor = self._txn.cursor(self._main)
+            # In a table without duplicates this is the same as iternext().
+            rows = cursor.iternext_nodup(keys=True, values=True) if cursor.set_range(start[: CHUNK + 1]) else iter(())
+        size = _FIRST_PIECE
+        while piece := list(islice(rows, size)):
+            if end is not None and piece[-1][0] >= end:
+                if stop := bisect_left(piece, (end,)):
+                    yield piece[:stop]
+                return
+            yield piece
+            size = min(2 * size, _LAST_PIECE)
+
+    def _committed_back(self, start: bytes, end: bytes | None) -> Iterator[list[Row]]:
+        """As _committed(), descending; of a DUP table with the highest value."""
+        rows: Iterator[Row]
+        if self._layered:
+            rows = ((key, cursor.value()) for key, cursor in walk_back(self._txn, self._main, self._layers, end))
+        else:
+            cursor = self._txn.cursor(self._main)
+            beyond = end is not None and cursor.set_range(end[: CHUNK + 1])
+            found = cursor.prev_nodup() if beyond else cursor.last()
+            rows = cursor.iterprev_nodup(keys=True, values=True) if found else iter(())
+        size = _FIRST_PIECE
+        while piece := list(islice(rows, size)):
+            if piece[-1][0] < start:
+                if stop := len(piece) - bisect_left(piece[::-1], (start,)):
+                    yield piece[:stop]
+                return
+            yield piece
+            size = min(2 * size, _LAST_PIECE)
+
+
+class Table(_Rows):
+    """An ordered map from keys, not empty and of any length, to values.
+
+    `active` is the newest generation of changes: `table.active[key] = value` is what put() does and
+    `table.active[key] = None` what delete() does, for hot paths that cannot afford the call. It is another dict after
+    each flush, so look it up each time or once a turn. Never remove a key from it.
+    """
+
+    __slots__ = ("_active_keys", "_frozen_keys", "active", "frozen")
+
+    def __init__(self, spec: TableSpec) -> None:
+        """See Backend.table()."""
+        super().__init__(spec)
+        self.active: dict[bytes, bytes | None] = {}
+        self.frozen: dict[bytes, bytes | None] = _NO_CHANGES
+        self._active_keys = SortedKeys(self.active)
+        self._frozen_keys = SortedKeys(self.frozen)
+
+    def get(self, key: bytes) -> bytes | None:
+        """The value of a key, None if there is none. A dict lookup or two, and one in LMDB."""
+        value = self.active.get(key, _MISSING)
+        if value is not _MISSING:
+            return value  # type: ignore[return-value]
+        if self.frozen:
+            value = self.frozen.get(key, _MISSING)
+            if value is not _MISSING:
+                return value  # type: ignore[return-value]
+        if len(key) <= CHUNK:
+            return self._get(key, None, self._main)  # type: ignore[no-any-return]
+        place = locate(self._txn, self._main, self._layers, key)
+        return None if place is None else self._txn.get(place[1], None, place[0])
+
+    def put(self, key: bytes, value: bytes) -> None:
+        """Store a value."""
+        self.active[key] = value
+
+    def delete(self, key: bytes) -> None:
+        """Delete a key; it need not be there."""
+        self.active[key] = None
+
+    def scan(self, start: bytes, end: bytes | None, reverse: bool = False) -> Iterator[Row]:
+        """Rows start <= key < end (None: no end) in order. Valid until the next change or flush."""
+        return chain.from_iterable(self.pieces_back(start, end) if reverse else self.pieces(start, end))
+
+    def items(self, start: bytes, end: bytes | None, limit: int = 0) -> list[Row]:
+        """The first `limit` (0: all) rows start <= key < end: much faster than scan() for many rows."""
+        return _first(self.pieces(start, end), limit)
+
+    def items_back(self, start: bytes, end: bytes | None, limit: int = 0) -> list[Row]:
+        """The last `limit` (0: all) rows start <= key < end, descending."""
+        return _first(self.pieces_back(start, end), limit)
+
+    def pieces(self, start: bytes, end: bytes | None) -> Iterator[list[Row]]:
+        """Rows start <= key < end, ascending, in lists of up to about a thousand that are not empty."""
+        span = self._span(start, end)
+        committed = self._committed(start, end)
+        return merge(committed, span) if span else committed
+
+    def pieces_back(self, start: bytes, end: bytes | None) -> Iterator[list[Row]]:
+        """As pieces(), descending."""
+        span = self._span(start, end)
+        committed = self._committed_back(start, end)
+        return merge_back(committed, span) if span else committed
+
+    def freeze(self, batch: WriteBatch) -> None:
+        """Add the changes to a batch and keep them as the frozen generation, of which there must be none."""
+        if self.active:
+            batch.put(self.spec.name, self.active)
+            self.frozen, self._frozen_keys = self.active, self._active_keys
+            self.active = {}
+            self._active_keys = SortedKeys(self.active)
+
+    def drop_frozen(self) -> None:
+        """Forget the frozen generation: it is committed, and the table has been rebased to where it is."""
+        if self.frozen:
+            self.frozen = _NO_CHANGES
+            self._frozen_keys = SortedKeys(self.frozen)
+
+    def discard(self) -> None:
+        """Forget all changes: the table has been replaced."""
+        self.active = {}
+        self._active_keys = SortedKeys(self.active)
+        self.drop_frozen()
+
+    def changes(self) -> int:
+        """How many keys have changed and are not known to be on disk."""
+        return len(self.active) + len(self.frozen)
+
+    def _span(self, start: bytes, end: bytes | None) -> Span:
+        generations: list[tuple[Changes, list[bytes]]] = []
+        if self.frozen:
+            generations.append((self.frozen, self._frozen_keys.get()))
+        if self.active:
+            generations.append((self.active, self._active_keys.get()))
+        return Span(generations, start, end)
+
+
+class DupTable(_Rows):
+    """An ordered map from keys to sorted sets of values. Keys are not empty and of any length, values 1 to 511 bytes.
+
+    `active` holds the values added since the last flush, ascending, by key; `removed` those removed, which are not in
+    `active` at the same time. A hot path that adds a value higher than any the key has may append to the list in
+    `active` (making it if need be) instead of calling add(), provided the value was not removed in this generation.
+    """
+
+    __slots__ = ("_active_keys", "_frozen_keys", "active", "frozen", "frozen_removed", "removed")
+
+    def __init__(self, spec: TableSpec) -> None:
+        """See Backend.table()."""
+        super().__init__(spec)
+        self.active: dict[bytes, list[bytes]] = {}
+        # Every key in here is in `active` too, if only with an empty list.
+        self.removed: dict[bytes, set[bytes]] = {}
+        self.frozen: dict[bytes, list[bytes]] = _NO_CHANGES
+        self.frozen_removed: dict[bytes, set[bytes]] = _NO_CHANGES
+        self._active_keys = SortedKeys(self.active)
+        self._frozen_keys = SortedKeys(self.frozen)
+
+    def add(self, key: bytes, value: bytes) -> None:
+        """Add a value to a key's; adding it again changes nothing."""
+        added = self.active.get(key)
+        if added is None:
+            self.active[key] = [value]
+            return
+        if not added or added[-1] < value:
+            added.append(value)
+        elif added[bisect_left(added, value)] != value:
+            insort(added, value)
+        if key in self.removed:
+            self.removed[key].discard(value)
+
+    def remove(self, key: bytes, value: bytes) -> None:
+        """Remove one of a key's values; it need not be there."""
+        added = self.active.setdefault(key, [])
+        position = bisect_left(added, value)
+        if position < len(added) and added[position] == value:
+            del added[position]
+        self.removed.setdefault(key, set()).add(value)
+
+    def delete(self, key: bytes) -> None:
+        """Remove all of a key's values."""
+        for value in self.values(key):
+            self.remove(key, value)
+
+    def values(self, key: bytes) -> list[bytes]:
+        """A key's values, ascending; empty if it has none. The list is the caller's."""
+        values = self._committed_values(key)
+        if key in self.frozen:
+            values = _changed(values, self.frozen[key], self.frozen_removed.get(key))
+        if key in self.active:
+            values = _changed(values, self.active[key], self.removed.get(key))
+        return values
+
+    def last_at_most(self, key: bytes, bound: bytes) -> bytes | None:
+        """The highest of a key's values that is at most `bound`; None if there is none."""
+        if key in self.removed or key in self.frozen_removed:
+            values = self.values(key)
+            position = bisect_right(values, bound)
+            return values[position - 1] if position else None
+        best = self._committed_last(key, bound)
+        for added in (self.frozen.get(key), self.active.get(key)):
+            if added and (position := bisect_right(added, bound)):
+                candidate = added[position - 1]
+                if best is None or candidate > best:
+                    best = candidate
+        return best
+
+    def keys(self, start: bytes, end: bytes | None) -> Iterator[bytes]:
+        """Keys start <= key < end that have a value, ascending."""
+        return (key for piece in self._pieces(start, end) for key, _ in piece)
+
+    def items(self, start: bytes, end: bytes | None) -> Iterator[tuple[bytes, list[bytes]]]:
+        """Keys start <= key < end that have a value, ascending, with their values."""
+        return ((key, self.values(key)) for piece in self._pieces(start, end) for key, _ in piece)
+
+    def items_at_most(self, start: bytes, end: bytes | None, bound: bytes) -> list[Row]:
+        """Each key start <= key < end that has a value of at most `bound`, ascending, with the highest such value."""
+        found = []
+        for piece in self._pieces(start, end):
+            for key, lowest in piece:
+                if lowest <= bound:
+                    value = self.last_at_most(key, bound)
+                    if value is not None:
+                        found.append((key, value))
+        return found
+
+    def freeze(self, batch: WriteBatch) -> None:
+        """Add the changes to a batch and keep them as the frozen generation, of which there must be none."""
+        if self.active:
+            removed = self.removed
+            batch.change_dups(
+                self.spec.name, {key: (added, list(removed.get(key, ()))) for key, added in self.active.items()}
+            )
+            self.frozen, self.frozen_removed, self._frozen_keys = self.active, removed, self._active_keys
+            self._reset()
+
+    def drop_frozen(self) -> None:
+        """Forget the frozen generation: it is committed, and the table has been rebased to where it is."""
+        if self.frozen:
+            self.frozen = _NO_CHANGES
+            self.frozen_removed = _NO_CHANGES
+            self._frozen_keys = SortedKeys(self.frozen)
+
+    def discard(self) -> None:
+        """Forget all changes: the table has been replaced."""
+        self._reset()
+        self.drop_frozen()
+
+    def changes(self) -> int:
+        """How many keys have changed and are not known to be on disk."""
+        return len(self.active) + len(self.frozen)
+
+    def _reset(self) -> None:
+        self.active = {}
+        self.removed = {}
+        self._active_keys = SortedKeys(self.active)
+
+    def _pieces(self, start: bytes, end: bytes | None) -> Iterator[list[Row]]:
+        """Keys with their lowest values, ascending, in lists."""
+        lowest = _Lowest(self)
+        generations: list[tuple[Changes, list[bytes]]] = []
+        if self.frozen:
+            generations.append((lowest, self._frozen_keys.get()))
+        if self.active:
+            generations.append((lowest, self._active_keys.get()))
+        span = Span(generations, start, end)
+        committed = self._committed(start, end)
+        return merge(committed, span) if span else committed
+
+    def _place(self, key: bytes) -> tuple[Any, bytes] | None:
+        if len(key) <= CHUNK:
+            return self._main, key
+        return locate(self._txn, self._main, self._layers, key)
+
+    def _committed_values(self, key: bytes) -> list[bytes]:
+        place = self._place(key)
+        if place is None:
+            return []
+        with self._txn.cursor(place[0]) as cursor:
+            return list(cursor.iternext_dup()) if cursor.set_key(place[1]) else []
+
+    def _committed_last(self, key: bytes, bound: bytes) -> bytes | None:
+        place = self._place(key)
+        if place is None:
+            return None
+        with self._txn.cursor(place[0]) as cursor:
+            if cursor.set_range_dup(place[1], bound):
+                if cursor.value() == bound or cursor.prev_dup():
+                    return cursor.value()
+                return None
+            return cursor.value() if cursor.set_key(place[1]) and cursor.last_dup() else None
+
+
+class _Lowest:
+    """Looks up the lowest value that a key of a DupTable has now."""
+
+    __slots__ = ("_table",)
+
+    def __init__(self, table: DupTable) -> None:
+        self._table = table
+
+    def __getitem__(self, key: bytes) -> bytes | None:
+        values = self._table.values(key)
+        return values[0] if values else None
+
+
+def _changed(values: list[bytes], added: list[bytes], removed: set[bytes] | None) -> list[bytes]:
+    if removed:
+        values = [value for value in values if value not in removed]
+    if not added:
+        return values
+    if not values or values[-1] < added[0]:
+        return values + added
+    return sorted({*values, *added})
+
+
+def _first(pieces: Iterator[list[Row]], limit: int) -> list[Row]:
+    rows: list[Row] = []
+    for piece in pieces:
+        rows += piece
+        if limit and len(rows) >= limit:
+            del rows[limit:]
+            break
+    return rows
