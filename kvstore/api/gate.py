@@ -74,6 +74,8 @@ class Gate:
 
     def close(self) -> None:
         """End all streams with Stopped, so that their clients go on at another member, and refuse new ones."""
+        if self._closed:
+            return
         self._closed = True
         self._unsubscribe()
         for stream in list(self._streams):

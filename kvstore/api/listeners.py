@@ -1,0 +1,116 @@
+"""The two gRPC servers, opened on a member's client URLs alike.
+
+Knows flags and sockets; not which services are registered.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Final, Protocol
+
+import grpc
+
+from kvstore.api.errors import translate
+from kvstore.api.gate import Registry
+from kvstore.rpc import Observer, Server, ServerOptions
+from kvstore.rpc.grpcio import GrpcioServer
+from kvstore.rpc.server import Http1Factory
+from kvstore.server.config import Config, Url
+
+REQUEST_OVERHEAD_BYTES: Final = 512 << 10
+"""What a message may be larger than --max-request-bytes: the request is measured without what surrounds it."""
+
+NEVER_SECONDS: Final = 1e9
+"""An interval that does not end."""
+
+_INT32_MAX: Final = (1 << 31) - 1
+
+
+class GrpcListener(Protocol):
+    """A gRPC server that can be opened and closed."""
+
+    @property
+    def registry(self) -> Registry:
+        """Where servicers are registered, before it is opened."""
+
+    async def open(self, urls: Sequence[Url]) -> list[Url]:
+        """Listen: the URLs with the ports that were taken. Raises OSError."""
+
+    async def close(self, grace: float) -> None:
+        """Stop listening, let calls finish for `grace` seconds, close."""
+
+
+class Ngh2Listener:
+    """kvstore.rpc's own server. http1: makes protocols for connections that speak HTTP/1.1; None closes them."""
+
+    def __init__(self, config: Config, observer: Observer, http1: Http1Factory | None) -> None:
+        self._reuse_port = config.socket_reuse_port
+        options = ServerOptions(
+            max_receive_bytes=config.max_request_bytes + REQUEST_OVERHEAD_BYTES,
+            max_concurrent_streams=config.max_concurrent_streams,
+            keepalive_min_time=config.grpc_keepalive_min_time,
+            keepalive_interval=config.grpc_keepalive_interval or NEVER_SECONDS,
+            keepalive_timeout=config.grpc_keepalive_timeout,
+        )
+        self._server = Server(options, observer=observer, http1_factory=http1, translate=translate)
+
+    @property
+    def registry(self) -> Registry:
+        """Where servicers are registered."""
+        return self._server
+
+    async def open(self, urls: Sequence[Url]) -> list[Url]:
+        """Listen: the URLs with the ports that were taken. Raises OSError."""
+        return [
+            Url(
+                url.scheme, url.host, await self._server.listen(url.host or None, url.port, reuse_port=self._reuse_port)
+            )
+            for url in urls
+        ]
+
+    async def close(self, grace: float) -> None:
+        """Stop listening, let calls finish for `grace` seconds, close."""
+        await self._server.stop(grace)
+
+
+class GrpcioListener:
+    """The server of grpcio. It cannot share its ports with HTTP/1.1."""
+
+    def __init__(self, config: Config, observer: Observer) -> None:
+        options: list[tuple[str, Any]] = [
+            ("grpc.max_receive_message_length", config.max_request_bytes + REQUEST_OVERHEAD_BYTES),
+            ("grpc.max_send_message_length", -1),
+            ("grpc.max_concurrent_streams", min(config.max_concurrent_streams, _INT32_MAX)),
+            ("grpc.http2.min_ping_interval_without_data_ms", _milliseconds(config.grpc_keepalive_min_time)),
+            ("grpc.keepalive_time_ms", _milliseconds(config.grpc_keepalive_interval or NEVER_SECONDS)),
+            ("grpc.keepalive_timeout_ms", _milliseconds(config.grpc_keepalive_timeout)),
+            # Its default would let a second process take a share of our connections.
+            ("grpc.so_reuseport", int(config.socket_reuse_port)),
+        ]
+        self._server = grpc.aio.server(options=options)
+        self._registry = GrpcioServer(self._server, observer=observer, translate=translate)
+
+    @property
+    def registry(self) -> Registry:
+        """Where servicers are registered."""
+        return self._registry
+
+    async def open(self, urls: Sequence[Url]) -> list[Url]:
+        """Listen: the URLs with the ports that were taken. Raises OSError."""
+        bound = []
+        for url in urls:
+            try:
+                port = self._server.add_insecure_port(Url(url.scheme, url.host or "::", url.port).address)
+            except RuntimeError as error:
+                raise OSError(f"cannot listen on {url}: {error}") from error
+            bound.append(Url(url.scheme, url.host, port))
+        await self._server.start()
+        return bound
+
+    async def close(self, grace: float) -> None:
+        """Stop listening, let calls finish for `grace` seconds, close."""
+        await self._server.stop(grace)
+
+
+def _milliseconds(seconds: float) -> int:
+    return int(min(seconds * 1000, _INT32_MAX))

@@ -1,0 +1,48 @@
+"""Servers of both kinds with the services of a fake member, and a grpcio client of each."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+import grpc
+import pytest
+
+from kvstore.api.errors import translate
+from kvstore.api.gate import Gate
+from kvstore.api.register import register
+from kvstore.rpc import Server
+from kvstore.rpc.grpcio import GrpcioServer
+from tests.api.harness import Api, FakeMember
+
+
+@pytest.fixture
+def member() -> FakeMember:
+    return FakeMember()
+
+
+@pytest.fixture
+def gate(member: FakeMember) -> Gate:
+    return Gate(member)
+
+
+async def serve_ngh2(member: FakeMember, gate: Gate) -> AsyncIterator[int]:
+    server = Server(translate=translate)
+    register(server, member, gate)
+    yield await server.listen("127.0.0.1", 0)
+    await server.stop()
+
+
+async def serve_grpcio(member: FakeMember, gate: Gate) -> AsyncIterator[int]:
+    server = grpc.aio.server()
+    register(GrpcioServer(server, translate=translate), member, gate)
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    yield port
+    await server.stop(None)
+
+
+@pytest.fixture(params=[serve_ngh2, serve_grpcio], ids=["ngh2", "grpcio"])
+async def api(request: pytest.FixtureRequest, member: FakeMember, gate: Gate) -> AsyncIterator[Api]:
+    async for port in request.param(member, gate):
+        async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+            yield Api(member, channel)
