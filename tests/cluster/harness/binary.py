@@ -20,7 +20,7 @@ class Binary:
     """A server program that takes etcd's flags.
 
     command: what is executed, before the flags. environment: added to ours. api_level: (major, minor) of etcd.
-    is_reference: whether it is an etcd, not kvstored.
+    is_reference: whether it is an etcd, not kvstored. clean_exit: its exit status after SIGTERM.
     """
 
     name: str
@@ -28,6 +28,7 @@ class Binary:
     environment: dict[str, str] = field(default_factory=dict)
     api_level: tuple[int, int] = (3, 7)
     is_reference: bool = False
+    clean_exit: int = 0
 
     def flags(self, flags: dict[str, str]) -> list[str]:
         """The flags as arguments, without those that came after this program's API level."""
@@ -53,7 +54,8 @@ def reference(program: str) -> Binary:
     version = re.search(r"etcd Version: (\d+)\.(\d+)", said)
     if version is None:
         raise ValueError(f"{path} --version does not say that it is an etcd: {said!r}")
-    return Binary("etcd", (path,), api_level=(int(version[1]), int(version[2])), is_reference=True)
+    # etcd ends by the signal that it was sent, after it has shut down.
+    return Binary("etcd", (path,), api_level=(int(version[1]), int(version[2])), is_reference=True, clean_exit=-15)
 
 
 def from_environment() -> Binary:

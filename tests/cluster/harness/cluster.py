@@ -6,7 +6,6 @@ import subprocess
 import urllib.error
 import urllib.request
 from collections.abc import Iterable
-from contextlib import suppress
 from pathlib import Path
 
 import grpc
@@ -109,14 +108,16 @@ class Member:
         self._running_process().send_group(signal.SIGKILL)
         self._running_process().wait(READY_SECONDS)
 
-    def terminate(self, timeout: float = 10.0) -> int:
-        """SIGTERM, and the exit status."""
+    def terminate(self, timeout: float = 10.0) -> None:
+        """SIGTERM; the member must end with the status of a clean exit."""
         process = self._running_process()
         process.send(signal.SIGTERM)
         try:
-            return process.wait(timeout)
+            status = process.wait(timeout)
         except subprocess.TimeoutExpired:
             raise AssertionError(f"{self.name} runs {timeout:g} s after SIGTERM; its log:\n{self.log_tail()}") from None
+
+        assert status == self.binary.clean_exit, f"exit status {status}; its log:\n{self.log_tail()}"
 
     def pause(self) -> None:
         self._running_process().send(signal.SIGSTOP)
@@ -230,6 +231,13 @@ class Cluster:
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    def heal(self) -> None:
+        """Whatever was done to its members: let all run and serve."""
+        for member in self.members:
+            if member.running:
+                member.resume()
+        self.start()
+
     def start(self) -> None:
         """Start every member that is not running, and wait until each serves."""
         for member in self.members:
@@ -302,9 +310,3 @@ class Cluster:
             return len(known) == len(statuses) and len({status.header.revision for status in known}) == 1
 
         wait_until(agreed, "all members have the same revision", timeout)
-
-
-def resume_quietly(member: Member) -> None:
-    """Let a paused member go on; nothing happens if it is gone."""
-    with suppress(ProcessLookupError, AssertionError):
-        member.resume()

@@ -2,7 +2,6 @@
 
 import itertools
 import threading
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -16,10 +15,7 @@ CALL_SECONDS = 3.0
 
 @dataclass(slots=True)
 class Record:
-    """What writers saw. acknowledged: key -> (value, revision). refused: statuses of failed writes.
-
-    gaps: (start, end) of the longest time without an acknowledged write, monotonic seconds.
-    """
+    """What writers saw. acknowledged: key -> (value, revision). refused: statuses of failed writes."""
 
     acknowledged: dict[bytes, tuple[bytes, int]] = field(default_factory=dict)
     refused: list[tuple[grpc.StatusCode, str]] = field(default_factory=list)
@@ -32,7 +28,7 @@ class Load:
     acknowledgement can be checked without guessing.
     """
 
-    def __init__(self, endpoints: Sequence[str], prefix: bytes = b"load/", writers: int = 4, size: int = 64) -> None:
+    def __init__(self, endpoints: Sequence[str], prefix: bytes, writers: int = 4, size: int = 64) -> None:
         self.prefix = prefix
         self.record = Record()
         self._endpoints = list(endpoints)
@@ -97,13 +93,8 @@ class Load:
         return True
 
 
-def assert_all_there(record: Record, client: Client, prefix: bytes = b"load/") -> None:
+def assert_all_there(record: Record, client: Client, prefix: bytes) -> None:
     """Every acknowledged key is there with its value, written at the revision that was acknowledged."""
     found = {kv.key: (kv.value, kv.mod_revision) for kv in client.prefix(prefix).kvs}
     lost = [key for key, promised in record.acknowledged.items() if found.get(key) != promised]
     assert not lost, f"{len(lost)} of {len(record.acknowledged)} acknowledged writes are gone or changed: {lost[:5]}"
-
-
-def wait_until_passed(moment: float) -> None:
-    """Wait for a moment of the monotonic clock."""
-    wait_until(lambda: time.monotonic() >= moment, "time passes", max(1.0, moment - time.monotonic() + 1.0))
