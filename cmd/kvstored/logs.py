@@ -1,7 +1,4 @@
-"""The daemon's log: structlog, as JSON lines with etcd's keys or as text for a terminal.
-
-Nothing global of structlog is configured; the logger that is made here is passed to whoever logs.
-"""
+"""The daemon's log: structlog, as JSON lines with etcd's keys or as text for a terminal."""
 
 import json
 import logging
@@ -30,9 +27,10 @@ Event = MutableMapping[str, Any]
 def make_logger(level: str, style: str, outputs: Sequence[str]) -> FilteringBoundLogger:
     """A logger that writes to outputs (`default`, `stderr`, `stdout` or paths). style: json or console.
 
-    Also sends there what libraries log by the standard library, from warnings on. Raises OSError if a file cannot be
-    opened.
+    From then on the loggers of structlog.get_logger write there too, and what libraries log by the standard library,
+    from warnings on. Raises OSError if a file cannot be opened.
     """
+    streams = [_stream(output) for output in outputs]
     processors: list[Processor] = [
         structlog.contextvars.merge_contextvars,
         structlog.processors.add_log_level,
@@ -45,12 +43,13 @@ def make_logger(level: str, style: str, outputs: Sequence[str]) -> FilteringBoun
         _name_as_etcd,
         _as_json if style == "json" else _as_text,
     ]
-    logger: FilteringBoundLogger = structlog.wrap_logger(
-        _Output([_stream(output) for output in outputs]),
+    structlog.configure(
         processors=processors,
         wrapper_class=structlog.make_filtering_bound_logger(_LEVELS[level]),
         context_class=dict,
+        logger_factory=lambda *names: _Output(streams, *names),
     )
+    logger: FilteringBoundLogger = structlog.get_logger()
     logging.basicConfig(handlers=[_PassOn(logger)], level=logging.WARNING, force=True)
     return logger
 
@@ -64,8 +63,9 @@ def _stream(output: str) -> TextIO:
 class _Output:
     """Writes finished lines; its methods are named as structlog calls a wrapped logger."""
 
-    def __init__(self, streams: Sequence[TextIO]) -> None:
+    def __init__(self, streams: Sequence[TextIO], name: str | None = None) -> None:
         self._streams = streams
+        self.name = name
 
     def msg(self, line: str) -> None:
         for stream in self._streams:
@@ -90,9 +90,11 @@ class _PassOn(logging.Handler):
             self._logger.log(record.levelno, record.getMessage(), **fields)
 
 
-def _name_as_etcd(logger: Any, method: str, event: Event) -> Event:
+def _name_as_etcd(logger: _Output, method: str, event: Event) -> Event:
     path = Path(event.pop("pathname"))
     level = event.pop("level")
+    if logger.name:
+        event["logger"] = logger.name
     return {
         "level": _ETCD_NAMES.get(level, level),
         "ts": event.pop("ts"),

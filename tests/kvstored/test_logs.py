@@ -8,17 +8,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import structlog
 
 from kvstored.logs import make_logger
 
 
 @pytest.fixture(autouse=True)
-def _keep_root_handlers() -> Iterator[None]:
+def _leave_logging_as_it_was() -> Iterator[None]:
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level
     yield
     root.handlers[:] = handlers
     root.setLevel(level)
+    structlog.reset_defaults()
 
 
 def lines(path: Path) -> list[dict[str, Any]]:
@@ -90,3 +92,13 @@ def test_warnings_of_libraries_come_along(tmp_path: Path) -> None:
     logging.getLogger("asyncio").info("not of interest")
     (line,) = lines(path)
     assert (line["level"], line["msg"], line["logger"]) == ("warn", "task took 1s", "asyncio")
+
+
+def test_loggers_with_a_name_write_there_too(tmp_path: Path) -> None:
+    path = tmp_path / "log"
+    early = structlog.get_logger("raft")
+    make_logger("info", "json", [str(path)])
+    early.info("became leader", term=2)
+    structlog.get_logger("raft").debug("left out")
+    (line,) = lines(path)
+    assert (line["msg"], line["logger"], line["term"]) == ("became leader", "raft", 2)
