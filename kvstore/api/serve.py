@@ -1,4 +1,4 @@
-"""A member's listeners for clients: gRPC, and HTTP/1.1 for health, metrics and version.
+"""A member for its clients: started, published, served over gRPC and HTTP/1.1, and stopped.
 
 On ngh2 each URL of --listen-client-urls serves both, unless --listen-client-http-urls moves HTTP/1.1 elsewhere. With
 --grpc-server=grpcio, which shares a port with nobody, they serve gRPC alone: then HTTP/1.1 is served where
@@ -7,7 +7,10 @@ On ngh2 each URL of --listen-client-urls serves both, unless --listen-client-htt
 
 from __future__ import annotations
 
-from typing import Final
+import asyncio
+import contextlib
+from collections.abc import Callable
+from typing import Any, Final
 
 from structlog.typing import FilteringBoundLogger
 
@@ -18,14 +21,56 @@ from kvstore.api.listeners import GrpcioListener, GrpcListener, Ngh2Listener
 from kvstore.api.register import register
 from kvstore.server.config import Config, Url
 from kvstore.server.member import Member
-from kvstore.server.metrics import CallMetrics, Metrics, collector_registry
+from kvstore.server.metrics import CallMetrics, Metrics, collector_registry, publish_descriptors
+from kvstore.server.start import RunningMember, bind_host, start_member
 
 GRACE_SECONDS: Final = 3.0
 """Calls in flight may take that long when the member stops."""
 
 
+async def serve(config: Config, logger: FilteringBoundLogger, stop: asyncio.Event, ready: Callable[[], None]) -> None:
+    """Run a member until `stop` is set or the cluster has removed it. ready: called once clients are served.
+
+    Raises what start_member raises, OSError for an address that is taken, and what the member could not go on after.
+    """
+    running = await start_member(config)
+    try:
+        metrics = Metrics()
+        publish_descriptors(metrics)
+        async with contextlib.AsyncExitStack() as stack:
+            api = ClientApi(running.member, config, metrics, logger)
+            stack.push_async_callback(api.close)
+            end = asyncio.ensure_future(_end(running, stop))
+            publishing = asyncio.ensure_future(running.lifecycle.publish())
+            stack.callback(end.cancel)
+            stack.callback(publishing.cancel)
+            # Health can be asked for from the start; clients come in when the member has a name and a leader.
+            await api.open_http()
+            await asyncio.wait((end, publishing), return_when=asyncio.FIRST_COMPLETED)
+            if not end.done():
+                await publishing
+                await api.open_grpc()
+                ready()
+                await end
+    finally:
+        await running.stop()
+    if running.failed.done():
+        raise running.failed.result()
+
+
+async def _end(running: RunningMember, stop: asyncio.Event) -> None:
+    """Return when the member is to stop, is no member any more, or cannot go on."""
+    events = [asyncio.ensure_future(event.wait()) for event in (stop, running.lifecycle.removed)]
+    reasons: list[asyncio.Future[Any]] = [running.failed, *events]
+    try:
+        await asyncio.wait(reasons, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for waiting in events:
+            waiting.cancel()
+
+
 class ClientApi:
-    """Serves one member's clients, from `open` to `close`."""
+    """Serves one member's clients, from `open_http` and `open_grpc` to `close`."""
 
     def __init__(self, member: Member, config: Config, metrics: Metrics, logger: FilteringBoundLogger) -> None:
         self._config = config
@@ -37,7 +82,7 @@ class ClientApi:
         self._grpc = self._listener(CallMetrics(metrics))
         self._health = register(self._grpc.registry, member, self._gate)
         self.urls: list[Url] = []
-        """Where gRPC is served, once open."""
+        """Where gRPC is served, once it is."""
 
     def _listener(self, observer: CallMetrics) -> GrpcListener:
         if self._config.grpc_server == "grpcio":
@@ -45,8 +90,8 @@ class ClientApi:
         shared = not self._config.listen_client_http_urls
         return Ngh2Listener(self._config, observer, self._http.protocol if shared else None)
 
-    async def open(self) -> None:
-        """Listen on all client and metrics URLs. Raises OSError if one of them is taken; then close must be called."""
+    async def open_http(self) -> None:
+        """Listen on the URLs that are HTTP's alone. Raises OSError if one of them is taken."""
         config = self._config
         http_urls = [_bindable(url) for url in (*config.listen_client_http_urls, *config.listen_metrics_urls)]
         await self._http.start(
@@ -54,12 +99,16 @@ class ClientApi:
             reuse_address=config.socket_reuse_address or None,
             reuse_port=config.socket_reuse_port or None,
         )
-        self.urls = await self._grpc.open([_bindable(url) for url in config.listen_client_urls])
-        self._logger.info("serving clients", urls=[str(url) for url in self.urls], server=config.grpc_server)
         if http_urls:
             self._logger.info("serving HTTP", urls=[str(url) for url in http_urls])
         elif config.grpc_server == "grpcio":
             self._logger.warning("health, metrics and version are not served: no --listen-metrics-urls")
+
+    async def open_grpc(self) -> None:
+        """Listen on the client URLs, after open_http. Raises OSError if one of them is taken."""
+        config = self._config
+        self.urls = await self._grpc.open([_bindable(url) for url in config.listen_client_urls])
+        self._logger.info("serving clients", urls=[str(url) for url in self.urls], server=config.grpc_server)
 
     async def close(self) -> None:
         """Stop listening, end streams, let other calls finish for a few seconds, close every connection."""
@@ -70,5 +119,4 @@ class ClientApi:
 
 
 def _bindable(url: Url) -> Url:
-    # One address: a machine without IPv6 may still name ::1 localhost, and it could not be bound.
-    return Url(url.scheme, "127.0.0.1", url.port) if url.host == "localhost" else url
+    return Url(url.scheme, bind_host(url) or "", url.port)

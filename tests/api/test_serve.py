@@ -43,7 +43,8 @@ async def open_api(member: FakeMember) -> AsyncIterator[Open]:
         config = Config(**{"listen_client_urls": ANY_PORT, **fields})
         api = ClientApi(member, config, Metrics(), structlog.get_logger())
         opened.append(api)
-        await api.open()
+        await api.open_http()
+        await api.open_grpc()
         return api
 
     yield open_
