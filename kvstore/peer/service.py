@@ -23,10 +23,8 @@ class PeerHost(Protocol):
 
     id: int
     cluster_id: int
-
-    @property
-    def snapshot_directory(self) -> Path:
-        """Where incoming copies are stored: the file system of the state."""
+    snapshot_directory: Path
+    """Where incoming copies are stored: in the file system of the state."""
 
     def is_removed(self, member: int) -> bool:
         """Whether a member was removed from the cluster."""

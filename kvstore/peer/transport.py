@@ -16,7 +16,7 @@ from kvstore.pb import peer_pb2 as pb
 from kvstore.peer.codec import encode_batch
 from kvstore.peer.identity import Caller
 from kvstore.peer.snapshot import Copy, outgoing
-from kvstore.rpc import Channel, ChannelOptions, ClientStream, Promise, RpcError
+from kvstore.rpc import Channel, ChannelOptions, ClientStream, Promise, RpcError, StatusCode
 from raft.messages import Message, MessageType
 
 SERVICE: Final = "/kvstorepb.Peer/"
@@ -267,7 +267,7 @@ class Transport:
         """Call a method of a member's Peer service. Fails with RpcError."""
         link = self._links.get(member)
         if link is None:
-            return Promise.failed(RpcError.unavailable(f"member {member:x} is not known here"))
+            return Promise.failed(RpcError(StatusCode.UNAVAILABLE, f"member {member:x} is not known here"))
         return link.call(method, request, timeout)
 
     def heard_from(self, member: int, received_bytes: int) -> None:

@@ -23,8 +23,8 @@ class BootstrapError(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Identity:
-    """A member of a cluster.
+class Origin:
+    """Where a member comes from: which one it is, and of which cluster.
 
     members: the cluster as far as known before the log says more. founders: with what raft's log begins, for a
     member of a new cluster; None for one that joins.
@@ -36,8 +36,8 @@ class Identity:
     founders: Sequence[Peer] | None
 
 
-def found_cluster(config: Config) -> Identity:
-    """Identity of one of the first members; every one computes the same cluster from the same flags."""
+def found_cluster(config: Config) -> Origin:
+    """Origin of one of the first members; every one computes the same cluster from the same flags."""
     config.verify_bootstrap()
     members = []
     own = 0
@@ -55,11 +55,11 @@ def found_cluster(config: Config) -> Identity:
         Peer(member.ID, internal_pb2.MemberChange(member=member).SerializeToString(deterministic=True))
         for member in members
     ]
-    return Identity(own, cluster_id(ids, config.initial_cluster_token), members, founders)
+    return Origin(own, cluster_id(ids, config.initial_cluster_token), members, founders)
 
 
-async def join_cluster(config: Config, ask: AskMembers) -> Identity:
-    """Identity of a member that was added to a running cluster, found there by its peer URLs."""
+async def join_cluster(config: Config, ask: AskMembers) -> Origin:
+    """Origin of a member that was added to a running cluster, found there by its peer URLs."""
     config.verify_bootstrap()
     own_urls = {str(url) for url in config.initial_cluster[config.name]}
     others = [url for name, urls in config.initial_cluster.items() if name != config.name for url in urls]
@@ -77,7 +77,7 @@ async def join_cluster(config: Config, ask: AskMembers) -> Identity:
     raise BootstrapError(f"no member of the cluster could be asked who belongs to it ({'; '.join(reasons)})")
 
 
-def _identity_in(config: Config, own_urls: set[str], answer: peer_pb2.MembersResponse) -> Identity:
+def _identity_in(config: Config, own_urls: set[str], answer: peer_pb2.MembersResponse) -> Origin:
     members = list(answer.members)
     known = {url for member in members for url in member.peerURLs}
     own = [member for member in members if own_urls & set(member.peerURLs)]
@@ -96,4 +96,29 @@ def _identity_in(config: Config, own_urls: set[str], answer: peer_pb2.MembersRes
             f"the cluster {answer.cluster_id:x} consists of {', '.join(sorted(known))}"
         )
         raise BootstrapError(text)
-    return Identity(own[0].ID, answer.cluster_id, members, None)
+    return Origin(own[0].ID, answer.cluster_id, members, None)
+
+
+def check_owner(config: Config, own: int, members: Sequence[Member]) -> None:
+    """Raise BootstrapError if data that is there already is another member's, or another cluster's.
+
+    own, members: the member's id and the cluster, as the data has them. The flags of the first start may have become
+    outdated since, so only what cannot be meant is refused: another name, or a cluster of entirely other members.
+    """
+    stored = next((member for member in members if own == member.ID), None)
+    if stored is None:
+        return
+    if stored.name and stored.name != config.name:
+        text = (
+            f"{config.data_dir}: belongs to member {stored.name!r} ({own:x}), not to {config.name!r}; "
+            f"use another --data-dir, or --name={stored.name}"
+        )
+        raise BootstrapError(text)
+    known = {url for member in members for url in member.peerURLs}
+    given = {str(url) for urls in config.initial_cluster.values() for url in urls}
+    if not known & given:
+        text = (
+            f"{config.data_dir}: belongs to a cluster of {', '.join(sorted(known))}, not to one of "
+            f"{', '.join(sorted(given))}; use another --data-dir, or that cluster's --initial-cluster"
+        )
+        raise BootstrapError(text)

@@ -34,7 +34,8 @@ STOP_SECONDS: Final = 3.0
 class Lifecycle:
     """Runs one member; serves its peers as their host and owns its transport.
 
-    close: ends what the member stands on (writers, files), in the right order.
+    incoming: where copies of the state from peers are stored. close: ends what the member stands on (writers, files),
+    in the right order.
     """
 
     def __init__(
@@ -47,6 +48,7 @@ class Lifecycle:
         proposals: Proposals,
         headers: ResponseHeaders,
         compactor: Compactor | None,
+        incoming: Path,
         close: Callable[[], Awaitable[None]],
     ) -> None:
         self.member = member
@@ -58,6 +60,7 @@ class Lifecycle:
         self._proposals = proposals
         self._headers = headers
         self._compactor = compactor
+        self.snapshot_directory = incoming
         self._close = close
         self._loop = asyncio.get_running_loop()
         self._tick_seconds = config.heartbeat_interval / 1000
@@ -69,7 +72,6 @@ class Lifecycle:
         self._tasks: set[asyncio.Task[None]] = set()
         self._stopping = False
         self._log = structlog.get_logger("kvstore.member")
-        self.failed: asyncio.Future[BaseException] = self._loop.create_future()
         self.leader_changes = 0
         self.removed = asyncio.Event()
 
@@ -80,6 +82,10 @@ class Lifecycle:
         for known in self._state.membership.all():
             self.transport.set_member(known.ID, known.peerURLs)
         self._state.membership.on_change = self._member_changed
+        if self._config.initial_election_tick_advance:
+            # Most of the first election timeout need not be waited for: pre-vote keeps a running cluster undisturbed.
+            for _ in range(self._config.election_ticks - 2):
+                self.member.loop.tick()
         self._tick_timer = self._loop.call_later(self._tick_seconds, self._tick)
         self.member.leases.start()
         if self._compactor is not None:
@@ -143,11 +149,6 @@ class Lifecycle:
         async with asyncio.timeout(STOP_SECONDS):
             await self.member.move_leader(best[1])
 
-    def fail(self, error: BaseException) -> None:
-        """The member cannot go on."""
-        if not self.failed.done():
-            self.failed.set_result(error)
-
     # Time
 
     def _tick(self) -> None:
@@ -159,6 +160,9 @@ class Lifecycle:
             if not self._reported_lost and now - self._leaderless_since > self._config.election_timeout / 1000:
                 self._reported_lost = True
                 self.member.leader_lost()
+            if [voter.ID for voter in self._state.membership.voters()] == [self.id]:
+                # Alone there is nobody to wait for.
+                self.member.loop.call(lambda node: node.campaign())
         self._proposals.expire(now, error)
         self.member.loop.tick()
 
@@ -212,11 +216,6 @@ class Lifecycle:
             self.transport.remove_member(number)
 
     # What peers send (PeerHost).
-
-    @property
-    def snapshot_directory(self) -> Path:
-        """Where incoming copies are stored."""
-        return self._config.member_dir
 
     def is_removed(self, member: int) -> bool:
         """Whether a member was removed from the cluster."""

@@ -11,6 +11,7 @@ from typing import Final
 from kvstore import errors
 from kvstore.pb import rpc_pb2 as pb
 from kvstore.server.config import Config
+from kvstore.server.disk import Disk
 from kvstore.server.proposals import Proposer
 from kvstore.server.ready_loop import ReadyLoop
 from kvstore.server.state import State
@@ -31,7 +32,7 @@ class Maintenance:
     loop: ReadyLoop
     proposer: Proposer
     header: Callable[[], pb.ResponseHeader]
-    local_errors: Callable[[], list[str]]
+    disk: Disk
     waiting: set[asyncio.Event] = field(default_factory=set)
 
     def status(self) -> pb.StatusResponse:
@@ -39,9 +40,7 @@ class Maintenance:
         state, loop = self.state, self.loop
         node = loop.node.basic_status()
         problems = [] if loop.leadership.leader else ["etcdserver: no leader"]
-        problems += [
-            f"memberID:{alarm.memberID} alarm:{pb.AlarmType.Name(alarm.alarm)} " for alarm in state.alarms.raised()
-        ]
+        problems += [f"memberID:{alarm.memberID} alarm:{pb.AlarmType.Name(alarm.alarm)} " for alarm in self._alarms()]
         member = state.membership.get(self.member_id)
         return pb.StatusResponse(
             header=self.header(),
@@ -51,7 +50,7 @@ class Maintenance:
             raftIndex=loop.committed,
             raftTerm=node.hard_state.term,
             raftAppliedIndex=loop.applied,
-            errors=problems + self.local_errors(),
+            errors=problems,
             dbSizeInUse=state.backend.size_in_use,
             isLearner=member is not None and member.isLearner,
             storageVersion=STORAGE_VERSION,
@@ -62,22 +61,25 @@ class Maintenance:
     async def alarm(self, request: pb.AlarmRequest) -> pb.AlarmResponse:
         """List, raise or disarm alarms."""
         if request.action == pb.AlarmRequest.GET:
-            return pb.AlarmResponse(header=self.header(), alarms=self.state.alarms.raised(request.alarm))
+            alarms = [each for each in self._alarms() if request.alarm in (pb.AlarmType.NONE, each.alarm)]
+            return pb.AlarmResponse(header=self.header(), alarms=alarms)
         return pb.AlarmResponse.FromString(await self.proposer.propose("alarm", request))
+
+    def _alarms(self) -> list[pb.AlarmMember]:
+        """What is raised in the cluster, and a full disk of this member, which nobody else may have to know."""
+        raised = self.state.alarms.raised()
+        own = pb.AlarmMember(memberID=self.member_id, alarm=pb.AlarmType.NOSPACE)
+        return [*raised, own] if self.disk.full and own not in raised else raised
 
     async def hash(self) -> int:
         """A hash of the whole state at its current revision."""
-        return await self.state.store.hash()
+        return (await self.state.store.hash()).hash
 
     async def hash_kv(self, revision: int) -> pb.HashKVResponse:
         """A hash of the history between the compacted revision and `revision` (0: the current one)."""
-        result = await self.state.store.hash_kv(revision)
-        return pb.HashKVResponse(
-            header=self.header(),
-            hash=result.hash,
-            compact_revision=result.compact_revision,
-            hash_revision=result.revision,
-        )
+        answer = await self.state.store.hash_kv(revision)
+        answer.header.CopyFrom(self.header())
+        return answer
 
     async def snapshot(self) -> AsyncIterator[pb.SnapshotResponse]:
         """A consistent copy of the state in chunks, its SHA-256 at the end."""

@@ -7,9 +7,10 @@ member are made and wired is `start.py`'s business; how requests arrive, the API
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import secrets
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from typing import Final
+from collections.abc import AsyncIterator, Callable, Generator, Iterator, Sequence
+from typing import Final, TypeVar
 
 from google.protobuf.message import Message as ProtoMessage
 
@@ -22,6 +23,7 @@ from kvstore.rpc import Promise
 from kvstore.server.apply import txn_puts
 from kvstore.server.changes import MembershipChanges
 from kvstore.server.config import Config
+from kvstore.server.disk import Disk
 from kvstore.server.leases import LeaseKeeper
 from kvstore.server.maintenance import Maintenance
 from kvstore.server.proposals import Proposals
@@ -29,6 +31,8 @@ from kvstore.server.reads import ReadRounds, Waiter
 from kvstore.server.ready_loop import ReadyLoop
 from kvstore.server.state import State
 from kvstore.wire import varint
+
+Request = TypeVar("Request", pb.RangeRequest, pb.TxnRequest)
 
 MAX_PENDING_REQUESTS: Final = 20_000
 MAX_PENDING_BYTES: Final = 256 << 20
@@ -104,6 +108,7 @@ class Member:
         leases: LeaseKeeper,
         changes: MembershipChanges,
         maintenance: Maintenance,
+        disk: Disk,
     ) -> None:
         self.config = config
         self.id = member_id
@@ -117,9 +122,10 @@ class Member:
         self.changes = changes
         self.maintenance = maintenance
         self.proposer = proposer
-        self.disk_full = False
+        self.disk = disk
         self._headers = headers
         self._time = asyncio.get_running_loop().time
+        self._call_soon = asyncio.get_running_loop().call_soon
         self._raising_no_space = False
         self._leader_lost_callbacks: dict[int, Callable[[], None]] = {}
 
@@ -177,10 +183,13 @@ class Member:
         validate.check_range(request)
         if not request.serializable:
             await self.linearizable()
-        for part in self.store.range_stream(request):
-            body = self.header() + part
-            yield b"\n" + varint(len(body)) + body
-            await asyncio.sleep(0)
+        with contextlib.closing(self.store.range_stream(request)) as parts:
+            for part in parts:
+                if part is None:
+                    await asyncio.sleep(0)
+                else:
+                    body = self.header() + part.body
+                    yield b"\n" + varint(len(body)) + body
 
     def put(self, request: pb.PutRequest) -> Promise[bytes]:
         """Set a key."""
@@ -225,7 +234,7 @@ class Member:
             if error is not None:
                 promise.set_exception(error)
                 return
-            self.store.on_compacted(request.revision, lambda: promise.set_result(answer.result()))
+            self.store.compactor.when_finished(request.revision, lambda: promise.set_result(answer.result()))
 
         answer.then(applied)
         return promise
@@ -340,9 +349,7 @@ class Member:
         self.reads.join(waiter, self._time())
         self.loop.wake()
 
-    def _confirmed_read(
-        self, answer: Callable[[ProtoMessage, Promise[bytes]], None], request: ProtoMessage
-    ) -> Promise[bytes]:
+    def _confirmed_read(self, answer: Callable[[Request, Promise[bytes]], None], request: Request) -> Promise[bytes]:
         promise: Promise[bytes] = Promise()
 
         def confirmed(error: errors.KvstoreError | None) -> None:
@@ -354,19 +361,28 @@ class Member:
         self.confirm(confirmed)
         return promise
 
-    def _read(self, answer: Callable[[ProtoMessage, Promise[bytes]], None], request: ProtoMessage) -> Promise[bytes]:
+    def _read(self, answer: Callable[[Request, Promise[bytes]], None], request: Request) -> Promise[bytes]:
         promise: Promise[bytes] = Promise()
         answer(request, promise)
         return promise
 
     def _answer_range(self, request: pb.RangeRequest, promise: Promise[bytes]) -> None:
-        store = self.store
         try:
-            body = store.range(request)
+            steps = self.store.range_steps(request)
         except errors.KvstoreError as error:
             promise.set_exception(error)
         else:
-            promise.set_result(self._headers.encode(store.revision) + body)
+            self._step_range(steps, promise)
+
+    def _step_range(self, steps: Generator[None, None, bytes], promise: Promise[bytes]) -> None:
+        try:
+            next(steps)
+        except StopIteration as stop:
+            promise.set_result(self._headers.encode(self.store.revision) + stop.value)
+        except errors.KvstoreError as error:
+            promise.set_exception(error)
+        else:
+            self._call_soon(self._step_range, steps, promise)
 
     def _answer_txn(self, request: pb.TxnRequest, promise: Promise[bytes]) -> None:
         store = self.store
@@ -381,7 +397,7 @@ class Member:
 
     def _check_space(self) -> None:
         """Raise NoSpace if nothing more may be stored, and have everybody know it."""
-        if self.disk_full:
+        if self.disk.full:
             raise errors.NoSpace
         if self.state.alarms.no_space:
             # Not raised here: what the alarm means is decided where the log is applied, alike on all members. But no

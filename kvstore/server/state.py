@@ -7,7 +7,7 @@ the log may be cut; knows nothing of clients.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from pathlib import Path
 
 import structlog
@@ -20,8 +20,12 @@ from kvstore.server.alarms import Alarms
 from kvstore.server.apply import Applier
 from kvstore.server.config import Config
 from kvstore.server.membership import Membership
-from kvstore.storage import Backend, Wal
-from raft.messages import ConfState, Entry, SnapshotMetadata
+from kvstore.storage.backend import Backend
+from kvstore.storage.meta import Identity, Position
+from kvstore.storage.snapshot import SnapshotReader
+from kvstore.storage.wal import Wal
+from raft.errors import SnapshotTemporarilyUnavailable
+from raft.messages import ConfState, Entry, Snapshot, SnapshotMetadata
 
 CONF_STATE = "conf_state"
 """Name of the configuration's row in the backend's meta table."""
@@ -30,11 +34,23 @@ CONF_STATE = "conf_state"
 class State:
     """Store, leases, alarms and membership over one backend.
 
-    applied, term: the last entry the state on disk covers, at the start.
+    on_failure: called with what the member cannot go on after.
     """
 
-    def __init__(self, config: Config, backend: Backend, wal: Wal, store: Store, lessor: Lessor) -> None:
+    def __init__(
+        self,
+        config: Config,
+        identity: Identity,
+        backend: Backend,
+        wal: Wal,
+        store: Store,
+        lessor: Lessor,
+        on_failure: Callable[[BaseException], None],
+    ) -> None:
         self._config = config
+        self._identity = identity
+        self._on_failure = on_failure
+        self._replacing: asyncio.Task[None] | None = None
         self._loop = asyncio.get_running_loop()
         self.backend = backend
         self.wal = wal
@@ -42,28 +58,35 @@ class State:
         self.lessor = lessor
         self.membership = Membership(backend.table("members"), backend.table("removed_members"))
         self.alarms = Alarms(backend.table("alarms"))
-        self.applied = backend.applied_index
-        self.applied_term = backend.applied_term
+        self.applied = backend.applied.index
+        self.applied_term = backend.applied.term
         self.conf_state = self._stored_conf_state()
         self.installs_total = 0
         self._applier: Applier | None = None
         self._incoming: dict[tuple[int, int], Path] = {}
         self._cut = wal.first_index() - 1
         self._log = structlog.get_logger("kvstore.state")
-        wal.snapshot_metadata = self.metadata
+        wal.conf_state = lambda: self.conf_state
+        wal.snapshot = self._newest_snapshot
 
     def attach(self, applier: Applier) -> None:
         """Say who applies entries; it needs this state to exist first."""
         self._applier = applier
 
-    def metadata(self) -> SnapshotMetadata:
-        """What a copy of the state made now would cover."""
-        return SnapshotMetadata(self.conf_state, self.applied, self.applied_term)
+    async def copy(self) -> StateCopy:
+        """A consistent copy of the state as it is now, or a little later."""
+        return StateCopy(await self.backend.snapshot())
+
+    def _newest_snapshot(self) -> Snapshot:
+        # The copy that is sent is made when raft wants it sent, and is at least this new.
+        if not self.applied:
+            raise SnapshotTemporarilyUnavailable
+        return Snapshot(b"", SnapshotMetadata(self.conf_state, self.applied, self.applied_term))
 
     def set_conf_state(self, state: ConfState) -> None:
         """Keep the configuration with the state it belongs to."""
         self.conf_state = state
-        self.backend.set_meta(CONF_STATE, encode_conf_state(state).SerializeToString())
+        self.backend.meta[CONF_STATE] = encode_conf_state(state).SerializeToString()
 
     # What the Ready loop asks.
 
@@ -97,20 +120,24 @@ class State:
         path = self._incoming.pop((snapshot.index, snapshot.term))
         self._log.info("replacing the state by a snapshot", index=snapshot.index, term=snapshot.term)
 
-        def replaced() -> None:
-            self._reload(snapshot)
-            done()
+        async def replace() -> None:
+            try:
+                await self.backend.replace(path, self._identity)
+                self._reload(snapshot)
+                done()
+            except Exception as error:  # neither the old state nor the new one can be trusted from here
+                self._on_failure(error)
 
-        self.backend.replace(path, replaced)
+        self._replacing = self._loop.create_task(replace())
 
     def _reload(self, snapshot: SnapshotMetadata) -> None:
-        if self.backend.applied_index != snapshot.index:
-            text = f"a snapshot at {snapshot.index} holds the state at {self.backend.applied_index}"
+        if self.backend.applied != Position(snapshot.index, snapshot.term):
+            text = f"a snapshot at {snapshot.index} holds the state at {self.backend.applied.index}"
             raise AssertionError(text)
         self.applied, self.applied_term = snapshot.index, snapshot.term
         self.conf_state = snapshot.conf_state
         self.store.reload()
-        self.lessor.reload(self._loop.time())
+        self.lessor.reload()
         self.membership.reload()
         self.alarms.reload()
         for member in self.membership.all():
@@ -128,5 +155,23 @@ class State:
         self._log.info("cut the log", index=self._cut, applied=self.applied)
 
     def _stored_conf_state(self) -> ConfState:
-        row = self.backend.get_meta(CONF_STATE)
-        return decode_conf_state(peer_pb2.ConfState.FromString(row)) if row else ConfState()
+        return stored_conf_state(self.backend.meta)
+
+
+class StateCopy:
+    """A consistent copy of the state, being read. metadata: what it covers."""
+
+    def __init__(self, reader: SnapshotReader) -> None:
+        self._reader = reader
+        self.metadata = SnapshotMetadata(stored_conf_state(reader.meta), reader.applied.index, reader.applied.term)
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        async with self._reader:
+            async for chunk in self._reader:
+                yield chunk
+
+
+def stored_conf_state(meta: Mapping[str, bytes]) -> ConfState:
+    """The configuration in a state's meta table; an empty one before the first."""
+    row = meta.get(CONF_STATE)
+    return decode_conf_state(peer_pb2.ConfState.FromString(row)) if row else ConfState()

@@ -1,5 +1,7 @@
 """When a store is compacted by itself."""
 
+import itertools
+
 from kvstore.server.compactor import Compactor, PeriodicCompactor, RevisionCompactor
 
 
@@ -32,7 +34,7 @@ def test_by_time_a_period_is_kept() -> None:
 def test_by_time_long_periods_compact_every_hour() -> None:
     due = drive(PeriodicCompactor(6 * 3600), 9 * 3600, 1)
     assert len(due) in (3, 4)
-    assert all(later - earlier == 3600 for earlier, later in zip(due, due[1:], strict=False))
+    assert all(later - earlier == 3600 for earlier, later in itertools.pairwise(due))
 
 
 def test_a_follower_compacts_nothing() -> None:

@@ -1,0 +1,352 @@
+"""Starting a member: its directory, log and state are opened, its identity found, its parts made and wired."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import Callable
+from typing import Final
+
+import structlog
+
+from kvstore.lease.lessor import Lessor, LessorConfig, min_ttl
+from kvstore.mvcc.compaction import CompactionConfig
+from kvstore.mvcc.store import TABLES as STORE_TABLES
+from kvstore.mvcc.store import Store
+from kvstore.mvcc.watch import WatchConfig
+from kvstore.pb.peer_pb2_grpc import add_PeerServicer_to_server
+from kvstore.peer.service import PeerService
+from kvstore.peer.snapshot import Copy
+from kvstore.peer.transport import Transport, ask_members
+from kvstore.rpc import Server, ServerOptions
+from kvstore.server.apply import Applier
+from kvstore.server.bootstrap import Origin, check_owner, found_cluster, join_cluster
+from kvstore.server.changes import MembershipChanges
+from kvstore.server.compactor import Compactor, PeriodicCompactor, RevisionCompactor
+from kvstore.server.config import Config, Url
+from kvstore.server.disk import Disk
+from kvstore.server.leader_calls import LeaderCalls
+from kvstore.server.leases import LeaseKeeper
+from kvstore.server.lifecycle import Lifecycle
+from kvstore.server.maintenance import Maintenance
+from kvstore.server.member import Member, RequestProposer, ResponseHeaders
+from kvstore.server.membership import Membership
+from kvstore.server.proposals import Proposals
+from kvstore.server.reads import ReadRounds
+from kvstore.server.ready_loop import ReadyLoop
+from kvstore.server.state import State
+from kvstore.storage import backend as backend_module
+from kvstore.storage import wal as wal_module
+from kvstore.storage.backend import BackendOptions
+from kvstore.storage.batch import TableSpec
+from kvstore.storage.datadir import DataDirectory
+from kvstore.storage.engine import EngineOptions
+from kvstore.storage.errors import DiskFull
+from kvstore.storage.meta import Identity
+from kvstore.storage.wal import Wal, WalOptions
+from kvstore.storage.writer import WriterEvents
+from raft.config import Config as RaftConfig
+from raft.rawnode import RawNode
+
+MESSAGE_BYTES: Final = 1 << 20
+"""Entries in one message to a peer: enough to be efficient, too little to stall."""
+
+APPLY_BYTES: Final = 4 << 20
+"""Entries applied before the loop looks at its connections again."""
+
+PEER_MESSAGE_BYTES: Final = 1 << 30
+"""What one message from a peer may hold: everything that was ready for it in a turn."""
+
+INFLIGHT_MESSAGES: Final = 512
+
+UNCOMMITTED_BYTES: Final = 1 << 30
+
+RESPONSE_OVERHEAD_BYTES: Final = 512 << 10
+"""What a watch response may be larger than the largest request before it is sent in fragments."""
+
+TABLES: Final = (
+    *STORE_TABLES,
+    TableSpec("leases"),
+    TableSpec("lease_keys"),
+    TableSpec("members"),
+    TableSpec("removed_members"),
+    TableSpec("alarms"),
+)
+"""Every table of the state, beside its meta table."""
+
+
+class _RaftLogger:
+    """Raft's own log lines, as this server's."""
+
+    def __init__(self) -> None:
+        log = structlog.get_logger("raft")
+        self.debug: Callable[[str], None] = log.debug
+        self._info: Callable[[str], None] = log.info
+        self.warning: Callable[[str], None] = log.warning
+        self.error: Callable[[str], None] = log.error
+
+    def info(self, message: str) -> None:
+        """What changes a role, a term or the configuration."""
+        # With writes under way an entry is often reported stable twice; raft says so each time.
+        if not message.startswith("entry at "):
+            self._info(message)
+
+
+class RunningMember:
+    """A member that runs, and the server its peers talk to.
+
+    failed: resolved with what the member could not go on after.
+    """
+
+    def __init__(self, lifecycle: Lifecycle, peer_server: Server, failed: asyncio.Future[BaseException]) -> None:
+        self.lifecycle = lifecycle
+        self.member = lifecycle.member
+        self.failed = failed
+        self._peer_server = peer_server
+
+    async def stop(self) -> None:
+        """End it. Its clients are gone already."""
+        await self.lifecycle.stop()
+        await self._peer_server.stop(0.5)
+
+
+class _Storage:
+    """What a member stands on: its directory, log and state, opened."""
+
+    def __init__(self, config: Config, disk: Disk, fail: Callable[[BaseException], None]) -> None:
+        self.directory = DataDirectory.open(config.data_dir, config.wal_dir)
+        try:
+            engine = EngineOptions(unsafe_no_fsync=config.unsafe_no_fsync)
+            keep_open = self.directory.descriptors
+            self.wal = wal_module.open_with_process(
+                self.directory.wal, WalOptions(engine=engine), _events("log", disk, fail), keep_open
+            )
+            self.backend = backend_module.open_with_process(
+                self.directory.db,
+                TABLES,
+                BackendOptions(
+                    flush_seconds=config.backend_batch_interval,
+                    flush_operations=config.backend_batch_limit,
+                    engine=EngineOptions(count_free=True, unsafe_no_fsync=config.unsafe_no_fsync),
+                ),
+                _events("state", disk, fail),
+                keep_open,
+            )
+        except BaseException:
+            self.directory.close()
+            raise
+
+    async def close(self) -> None:
+        """Flush and end everything."""
+        await self.backend.close()
+        await self.wal.close()
+        self.directory.close()
+
+
+def _events(name: str, disk: Disk, fail: Callable[[BaseException], None]) -> WriterEvents:
+    log = structlog.get_logger("kvstore.storage")
+
+    def full(error: DiskFull) -> None:
+        log.error("no room on the disk: refusing writes until there is", writer=name, reason=str(error))
+        disk.set_full(name)
+
+    def recovered() -> None:
+        log.info("there is room on the disk again", writer=name)
+        disk.set_recovered(name)
+
+    return WriterEvents(full=full, recovered=recovered, failed=fail)
+
+
+async def start_member(config: Config) -> RunningMember:
+    """Start a member and let its peers reach it; it serves clients once it is published.
+
+    Raises ConfigError or BootstrapError for flags that do not fit, StorageError for data that cannot be used, OSError
+    for an address that is taken.
+    """
+    failed: asyncio.Future[BaseException] = asyncio.get_running_loop().create_future()
+
+    def fail(error: BaseException) -> None:
+        if not failed.done():
+            failed.set_result(error)
+
+    disk = Disk()
+    storage = _Storage(config, disk, fail)
+    try:
+        identity, origin = await _identify(config, storage)
+        await _reconciled(storage)
+        lifecycle = _assemble(config, storage, identity, origin, disk, fail)
+        peer_server = await _serve_peers(config, lifecycle)
+    except BaseException:
+        await storage.close()
+        raise
+    for known in origin.members if origin is not None else ():
+        lifecycle.transport.set_member(known.ID, known.peerURLs)
+    lifecycle.start()
+    return RunningMember(lifecycle, peer_server, failed)
+
+
+async def _identify(config: Config, storage: _Storage) -> tuple[Identity, Origin | None]:
+    """Who the member is, recorded on disk; and where it comes from, unless its log tells everything already."""
+    known = storage.wal.identity
+    if known is not None and storage.wal.last_index() > 0:
+        backend = storage.backend
+        check_owner(
+            config, known.member_id, Membership(backend.table("members"), backend.table("removed_members")).all()
+        )
+        return known, None
+    if config.initial_cluster_state == "new":
+        origin = found_cluster(config)
+    else:
+        origin = await join_cluster(config, ask_members)
+    identity = Identity(origin.cluster_id, origin.member_id)
+    storage.directory.check(identity)
+    await storage.directory.record(storage, identity)
+    return identity, origin
+
+
+async def _reconciled(storage: _Storage) -> None:
+    done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    storage.wal.reconcile(storage.backend.applied, lambda: done.set_result(None))
+    await done
+
+
+def _assemble(
+    config: Config,
+    storage: _Storage,
+    identity: Identity,
+    origin: Origin | None,
+    disk: Disk,
+    fail: Callable[[BaseException], None],
+) -> Lifecycle:
+    loop = asyncio.get_running_loop()
+    headers = ResponseHeaders(identity.cluster_id, identity.member_id)
+    lessor = Lessor(storage.backend, LessorConfig(min_ttl=min_ttl(config.election_timeout / 1000)))
+    store = Store(
+        storage.backend,
+        lessor,
+        header=headers.encode,
+        later=loop.call_later,
+        compaction=CompactionConfig(config.compaction_batch_limit, config.compaction_sleep_interval),
+        watch=WatchConfig(fragment_bytes=config.max_request_bytes + RESPONSE_OVERHEAD_BYTES),
+    )
+    state = State(config, identity, storage.backend, storage.wal, store, lessor, fail)
+    node = RawNode(_raft_config(config, identity, storage.wal, state.applied))
+    if origin is not None and origin.founders is not None:
+        node.bootstrap(origin.founders)
+    proposals = Proposals(identity.member_id, secrets.randbits(62), config.request_timeout)
+    reads = ReadRounds(identity.member_id, secrets.randbits(62), node.read_index, config.request_timeout)
+    parts = _Late()
+    transport = Transport(identity.cluster_id, identity.member_id, parts)
+    ready_loop = ReadyLoop(
+        node=node,
+        member_id=identity.member_id,
+        log=storage.wal,
+        peers=transport,
+        machine=state,
+        proposals=proposals,
+        reads=reads,
+        applied=state.applied,
+        on_leadership=lambda leadership: parts.lifecycle.leadership_changed(leadership),
+        on_failure=fail,
+    )
+    applier = Applier(
+        member_id=identity.member_id,
+        store=store,
+        lessor=lessor,
+        alarms=state.alarms,
+        membership=state.membership,
+        proposals=proposals,
+        header=headers.encode,
+        apply_conf_change=node.apply_conf_change,
+        conf_state_changed=state.set_conf_state,
+        now=loop.time,
+    )
+    state.attach(applier)
+    proposer = RequestProposer(proposals, loop, config.max_request_bytes)
+    proposer.wake = ready_loop.wake
+    leader = LeaderCalls(lambda: ready_loop.leadership, transport, config.request_timeout)
+    member: Member = Member(
+        config=config,
+        member_id=identity.member_id,
+        cluster_id=identity.cluster_id,
+        headers=headers,
+        state=state,
+        loop=ready_loop,
+        proposer=proposer,
+        reads=reads,
+        leases=LeaseKeeper(lessor, proposer, leader, lambda waiter: member.confirm(waiter)),
+        changes=MembershipChanges(
+            config, identity.member_id, ready_loop, proposals, applier, state.membership, transport, leader, loop.time
+        ),
+        maintenance=Maintenance(
+            config, identity.member_id, state, ready_loop, proposer, lambda: member.header_message(), disk
+        ),
+        disk=disk,
+    )
+    parts.lifecycle = Lifecycle(
+        config=config,
+        member=member,
+        state=state,
+        transport=transport,
+        proposals=proposals,
+        headers=headers,
+        compactor=_compactor(config),
+        incoming=storage.directory.incoming,
+        close=storage.close,
+    )
+    return parts.lifecycle
+
+
+class _Late:
+    """Stands for the lifecycle where parts need it that are made before it."""
+
+    lifecycle: Lifecycle
+
+    def report_unreachable(self, member: int) -> None:
+        self.lifecycle.report_unreachable(member)
+
+    def report_snapshot(self, member: int, ok: bool) -> None:
+        self.lifecycle.report_snapshot(member, ok)
+
+    async def copy_state(self) -> Copy:
+        return await self.lifecycle.copy_state()
+
+
+def _raft_config(config: Config, identity: Identity, wal: Wal, applied: int) -> RaftConfig:
+    return RaftConfig(
+        id=identity.member_id,
+        election_tick=config.election_ticks,
+        heartbeat_tick=1,
+        storage=wal,
+        applied=applied,
+        async_storage_writes=True,
+        max_size_per_msg=MESSAGE_BYTES,
+        max_committed_size_per_ready=APPLY_BYTES,
+        max_uncommitted_entries_size=UNCOMMITTED_BYTES,
+        max_inflight_msgs=INFLIGHT_MESSAGES,
+        check_quorum=True,
+        pre_vote=config.pre_vote,
+        logger=_RaftLogger(),
+    )
+
+
+def _compactor(config: Config) -> Compactor | None:
+    if not config.auto_compaction_retention:
+        return None
+    if config.auto_compaction_mode == "revision":
+        return RevisionCompactor(int(config.auto_compaction_retention))
+    return PeriodicCompactor(config.auto_compaction_retention)
+
+
+async def _serve_peers(config: Config, lifecycle: Lifecycle) -> Server:
+    server = Server(ServerOptions(max_receive_bytes=PEER_MESSAGE_BYTES, keepalive_min_time=1.0))
+    add_PeerServicer_to_server(PeerService(lifecycle), server)  # type: ignore[no-untyped-call]
+    for url in config.listen_peer_urls:
+        await server.listen(bind_host(url), url.port, reuse_port=config.socket_reuse_port)
+    return server
+
+
+def bind_host(url: Url) -> str | None:
+    """The address to listen on; None for all."""
+    # One address for localhost: a machine without IPv6 may still name ::1 so, and it could not be bound.
+    return "127.0.0.1" if url.host == "localhost" else url.host or None
