@@ -6,7 +6,7 @@ Works on copies: a change that is refused leaves no trace. Knows nothing of how 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from raft.errors import ConfChangeError
 from raft.messages import (
@@ -114,12 +114,8 @@ class Changer:
 
     def _copy(self) -> Proposed:
         tracker = self._tracker
-        progress = {}
-        for id, current in tracker.progress.items():
-            copied = current.copy()
-            # The window goes on: a peer that stays keeps what is under way to it.
-            copied.inflights = current.inflights
-            progress[id] = copied
+        # The windows are shared with the copies: a member that stays keeps what is under way to it.
+        progress = {id: replace(current) for id, current in tracker.progress.items()}
         return _checked(Proposed(tracker.config.copy(), progress))
 
     def _apply(self, proposed: Proposed, changes: Iterable[ConfChangeSingle]) -> None:

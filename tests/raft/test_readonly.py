@@ -1,0 +1,76 @@
+"""Reads that wait for a quorum of heartbeat answers."""
+
+from __future__ import annotations
+
+from raft import Entry, Message, MessageType, ReadOnlyOption
+from raft.quorum import JointConfig
+from raft.readonly import ReadOnly
+
+_VOTERS = JointConfig({1, 2, 3})
+
+
+def request(name: bytes) -> Message:
+    return Message(MessageType.READ_INDEX, entries=[Entry(data=name)])
+
+
+def names(confirmed: list[tuple[Message, int]]) -> list[tuple[bytes, int]]:
+    return [(message.entries[0].data, index) for message, index in confirmed]
+
+
+def test_a_quorum_of_answers_confirms_every_read_up_to_the_round() -> None:
+    reads = ReadOnly(ReadOnlyOption.SAFE)
+    reads.add(request(b"a"), 5)
+    reads.add(request(b"b"), 6)
+    context = reads.heartbeat_context()
+    reads.add(request(b"c"), 7)
+    reads.receive_ack(1, context)
+    assert reads.confirm(_VOTERS) == []
+    reads.receive_ack(3, context)
+    assert names(reads.confirm(_VOTERS)) == [(b"a", 5), (b"b", 6)]
+    assert reads.confirm(_VOTERS) == []
+
+
+def test_answers_to_different_rounds_confirm_what_they_have_in_common() -> None:
+    reads = ReadOnly(ReadOnlyOption.SAFE)
+    reads.add(request(b"a"), 5)
+    first = reads.heartbeat_context()
+    reads.add(request(b"b"), 6)
+    reads.receive_ack(1, reads.heartbeat_context())
+    reads.receive_ack(2, first)
+    assert names(reads.confirm(_VOTERS)) == [(b"a", 5)]
+
+
+def test_a_late_answer_does_not_take_an_earlier_one_back() -> None:
+    reads = ReadOnly(ReadOnlyOption.SAFE)
+    reads.add(request(b"a"), 5)
+    first = reads.heartbeat_context()
+    reads.add(request(b"b"), 6)
+    second = reads.heartbeat_context()
+    for context in (second, first):
+        reads.receive_ack(2, context)
+    reads.receive_ack(1, second)
+    assert len(reads.confirm(_VOTERS)) == 2
+
+
+def test_without_reads_heartbeats_carry_nothing() -> None:
+    reads = ReadOnly(ReadOnlyOption.SAFE)
+    assert reads.heartbeat_context() == b""
+    reads.receive_ack(2, b"")
+    assert reads.confirm(_VOTERS) == []
+
+
+def test_answers_from_strangers_confirm_nothing() -> None:
+    reads = ReadOnly(ReadOnlyOption.SAFE)
+    reads.add(request(b"a"), 5)
+    context = reads.heartbeat_context()
+    for id in (1, 8, 9):
+        reads.receive_ack(id, context)
+    assert reads.confirm(_VOTERS) == []
+
+
+def test_an_answer_that_claims_too_much_confirms_no_more_than_there_is() -> None:
+    reads = ReadOnly(ReadOnlyOption.SAFE)
+    reads.add(request(b"a"), 5)
+    for id in (1, 2):
+        reads.receive_ack(id, b"\xff" * 8)
+    assert names(reads.confirm(_VOTERS)) == [(b"a", 5)]
