@@ -47,7 +47,8 @@ class Node:
 
     def __init__(self, raw: RawNode) -> None:
         self._raw = raw
-        self._waiters: set[asyncio.Future[None]] = set()
+        # In the order in which they began to wait.
+        self._waiters: dict[asyncio.Future[None], None] = {}
         self._stopped = False
         self._advance_due = False
         self._lead = NONE
@@ -205,11 +206,11 @@ class Node:
         self._check_running()
         while not condition():
             waiter = asyncio.get_running_loop().create_future()
-            self._waiters.add(waiter)
+            self._waiters[waiter] = None
             try:
                 await waiter
             finally:
-                self._waiters.discard(waiter)
+                del self._waiters[waiter]
             self._check_running()
 
     def _after_change(self) -> None:
