@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 
 import grpc
 import pytest
@@ -10,9 +10,11 @@ import pytest
 from kvstore.api.errors import translate
 from kvstore.api.gate import Gate
 from kvstore.api.register import register
+from kvstore.api.watch import CatchUp
 from kvstore.rpc import Server
 from kvstore.rpc.grpcio import GrpcioServer
-from tests.api.harness import Api, FakeMember
+from tests.api.harness import DEADLINE, Api, FakeMember
+from tests.api.real_member import RealMember
 
 
 @pytest.fixture
@@ -27,14 +29,14 @@ def gate(member: FakeMember) -> Gate:
 
 async def serve_ngh2(member: FakeMember, gate: Gate) -> AsyncIterator[int]:
     server = Server(translate=translate)
-    register(server, member, gate)
+    register(server, member, gate, CatchUp(member.store.watches, DEADLINE))
     yield await server.listen("127.0.0.1", 0)
     await server.stop()
 
 
 async def serve_grpcio(member: FakeMember, gate: Gate) -> AsyncIterator[int]:
     server = grpc.aio.server()
-    register(GrpcioServer(server, translate=translate), member, gate)
+    register(GrpcioServer(server, translate=translate), member, gate, CatchUp(member.store.watches, DEADLINE))
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
     yield port
@@ -46,3 +48,12 @@ async def api(request: pytest.FixtureRequest, member: FakeMember, gate: Gate) ->
     async for port in request.param(member, gate):
         async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
             yield Api(member, channel)
+
+
+@pytest.fixture(scope="module", params=["ngh2", "grpcio"])
+def shared_member(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealMember]:
+    """A real member for the tests of a module."""
+    member = RealMember(tmp_path_factory.mktemp("member"), request.param)
+    member.start()
+    yield member
+    member.stop()

@@ -2,103 +2,28 @@
 
 from __future__ import annotations
 
-import asyncio
-import socket
-import threading
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import grpc
 import pytest
-import structlog
 
 from kvstore import errors
 from kvstore.api.errors import STATUS
-from kvstore.api.serve import serve
 from kvstore.errors import KvstoreError
 from kvstore.pb import rpc_pb2 as pb
-from kvstore.pb import rpc_pb2_grpc
 from kvstore.rpc import StatusCode
-from kvstore.server.config import Config, GrpcServer, Url
-
-START_SECONDS = 20.0
-LIMIT = 100_000
+from tests.api.real_member import RealMember
 
 
-class Member:
-    """A member that serves in a thread of its own, and its clients."""
-
-    def __init__(self, data_dir: Path, server: GrpcServer) -> None:
-        self._peer, self.url = free_url(), free_url()
-        self._config = Config(
-            name="m1",
-            data_dir=data_dir,
-            listen_peer_urls=(self._peer,),
-            initial_advertise_peer_urls=(self._peer,),
-            listen_client_urls=(self.url,),
-            advertise_client_urls=(self.url,),
-            max_request_bytes=LIMIT,
-            max_learners=0,
-            grpc_server=server,
-        )
-        self._ready = threading.Event()
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._stop: asyncio.Event | None = None
-        self._thread = threading.Thread(target=lambda: asyncio.run(self._run()))
-
-    def start(self) -> None:
-        self._thread.start()
-        assert self._ready.wait(START_SECONDS), "the member did not come up"
-        self.channel = grpc.insecure_channel(self.url.address)
-        self.kv = self._stub(rpc_pb2_grpc.KVStub)
-        self.lease = self._stub(rpc_pb2_grpc.LeaseStub)
-        self.cluster = self._stub(rpc_pb2_grpc.ClusterStub)
-        self.maintenance = self._stub(rpc_pb2_grpc.MaintenanceStub)
-        self.watch = self._stub(rpc_pb2_grpc.WatchStub)
-
-    def _stub(self, generated: Callable[[grpc.Channel], Any]) -> Any:
-        return generated(self.channel)
-
-    async def _run(self) -> None:
-        self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
-        await serve(self._config, structlog.get_logger(), self._stop, self._ready.set)
-
-    @property
-    def peer_url(self) -> str:
-        return str(self._peer)
-
-    @property
-    def id(self) -> int:
-        member_id: int = self.maintenance.Status(pb.StatusRequest()).header.member_id
-        return member_id
-
-    def stop(self) -> None:
-        self.channel.close()
-        assert self._loop is not None
-        assert self._stop is not None
-        self._loop.call_soon_threadsafe(self._stop.set)
-        self._thread.join(START_SECONDS)
-        assert not self._thread.is_alive(), "the member did not stop"
-
-
-def free_url() -> Url:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        return Url("http", "127.0.0.1", taken.getsockname()[1])
-
-
-@pytest.fixture(scope="module", params=["ngh2", "grpcio"])
-def member(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Member]:
-    member = Member(tmp_path_factory.mktemp("member"), request.param)
-    member.start()
-    # Revision 2 is compacted; 3 is the present.
-    member.kv.Put(pb.PutRequest(key=b"exists"))
-    member.kv.Put(pb.PutRequest(key=b"exists"))
-    member.kv.Compact(pb.CompactionRequest(revision=3))
-    member.lease.LeaseGrant(pb.LeaseGrantRequest(ID=77, TTL=1000))
-    yield member
-    member.stop()
+@pytest.fixture(scope="module")
+def member(shared_member: RealMember) -> RealMember:
+    """Revision 2 is compacted, 3 is the present; there is a lease 77."""
+    shared_member.kv.Put(pb.PutRequest(key=b"exists"))
+    shared_member.kv.Put(pb.PutRequest(key=b"exists"))
+    shared_member.kv.Compact(pb.CompactionRequest(revision=3))
+    shared_member.lease.LeaseGrant(pb.LeaseGrantRequest(ID=77, TTL=1000))
+    return shared_member
 
 
 def put(**fields: Any) -> pb.RequestOp:
@@ -109,11 +34,11 @@ def txn(*operations: pb.RequestOp) -> pb.TxnRequest:
     return pb.TxnRequest(success=operations)
 
 
-def alarm(member: Member, action: Any, kind: Any) -> None:
+def alarm(member: RealMember, action: Any, kind: Any) -> None:
     member.maintenance.Alarm(pb.AlarmRequest(action=action, memberID=member.id, alarm=kind))
 
 
-Call = Callable[[Member], object]
+Call = Callable[[RealMember], object]
 
 REFUSED: list[tuple[type[KvstoreError], str, Call]] = [
     (errors.EmptyKey, "range", lambda m: m.kv.Range(pb.RangeRequest())),
@@ -143,7 +68,7 @@ REFUSED: list[tuple[type[KvstoreError], str, Call]] = [
     (errors.LeaseNotFound, "revoke", lambda m: m.lease.LeaseRevoke(pb.LeaseRevokeRequest(ID=5))),
     (errors.LeaseExist, "grant", lambda m: m.lease.LeaseGrant(pb.LeaseGrantRequest(ID=77, TTL=9))),
     (errors.LeaseTTLTooLarge, "grant", lambda m: m.lease.LeaseGrant(pb.LeaseGrantRequest(TTL=9_000_000_001))),
-    (errors.RequestTooLarge, "put", lambda m: m.kv.Put(pb.PutRequest(key=b"k", value=bytes(LIMIT)))),
+    (errors.RequestTooLarge, "put", lambda m: m.kv.Put(pb.PutRequest(key=b"k", value=bytes(m.max_request_bytes)))),
     (errors.MemberNotFound, "remove", lambda m: m.cluster.MemberRemove(pb.MemberRemoveRequest(ID=1))),
     (errors.MemberNotFound, "promote", lambda m: m.cluster.MemberPromote(pb.MemberPromoteRequest(ID=1))),
     (
@@ -176,7 +101,7 @@ def refusal(call: Callable[[], object]) -> tuple[StatusCode, str]:
     [pytest.param(kind, call, id=f"{kind.__name__}-{how}") for kind, how, call in REFUSED],
 )
 def test_a_request_is_refused_with_the_code_and_text_of_its_error(
-    member: Member, kind: type[KvstoreError], call: Call
+    member: RealMember, kind: type[KvstoreError], call: Call
 ) -> None:
     assert refusal(lambda: call(member)) == STATUS[kind]
 
@@ -188,7 +113,7 @@ NEEDS_SPACE: dict[str, Call] = {
 }
 
 
-def test_without_space_only_what_frees_some_is_served(member: Member) -> None:
+def test_without_space_only_what_frees_some_is_served(member: RealMember) -> None:
     alarm(member, pb.AlarmRequest.ACTIVATE, pb.AlarmType.NOSPACE)
     try:
         for call in NEEDS_SPACE.values():
