@@ -8,7 +8,6 @@ its connection by what it needs of it; not sockets.
 import asyncio
 from collections import deque
 from collections.abc import AsyncIterable, Awaitable
-from types import CoroutineType
 from typing import TYPE_CHECKING, Any
 
 from kvstore.rpc.context import ServerContext
@@ -179,19 +178,18 @@ class UnaryCall(Call):
         method = self.method
         try:
             result = method.handler(self.decode(request), self)
+            kind = type(result)
+            if kind is bytes:
+                self.connection.respond(self, result)
+            elif kind is Promise:
+                self.pending = result
+                result.then(self.settle)
+            elif isinstance(result, Awaitable):
+                self.wait_for(result)
+            else:
+                self.connection.respond(self, method.encode(result))
         except Exception as error:
             self.fail(error)
-            return
-        kind = type(result)
-        if kind is Promise:
-            self.pending = result
-            result.then(self.settle)
-        elif kind is bytes:
-            self.connection.respond(self, result)
-        elif kind is CoroutineType or isinstance(result, Awaitable):
-            self.wait_for(result)
-        else:
-            self.answer(result)
 
 
 class StreamCall(Call):
@@ -291,15 +289,14 @@ class StreamCall(Call):
         """Call the handler with its request message or with this call as the iterator over them."""
         try:
             result = self.method.handler(request, self)
+            if isinstance(result, Awaitable):
+                self.wait_for(result)
+            elif self.method.response_streaming and isinstance(result, AsyncIterable):
+                self.pending = self.connection.host.spawn(self.pump(result))
+            else:
+                self.answer(result)
         except Exception as error:
             self.fail(error)
-            return
-        if isinstance(result, Awaitable):
-            self.wait_for(result)
-        elif self.method.response_streaming and isinstance(result, AsyncIterable):
-            self.pending = self.connection.host.spawn(self.pump(result))
-        else:
-            self.answer(result)
 
     def answer(self, message: Any) -> None:
         if not self.method.response_streaming:

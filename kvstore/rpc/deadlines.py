@@ -50,7 +50,7 @@ class DeadlineWheel:
 
     def sweep(self, now: float) -> None:
         """Expire what is due at now."""
-        while self._ticks and self._ticks[0] <= now * TICKS_PER_SECOND:
+        while self._ticks and self._ticks[0] / TICKS_PER_SECOND <= now:
             bucket = self._buckets.pop(heappop(self._ticks))
             for item in list(bucket):
                 item.expire()

@@ -53,7 +53,7 @@ class Keepalive:
         if self._bucket is None:
             return
         now = self._timer.now()
-        if self._pinged_at is not None and self.last_heard <= self._pinged_at:
+        if self._pinged_at is not None and self.last_heard < self._pinged_at:
             self._bucket = None
             self._give_up()
             return

@@ -15,6 +15,9 @@ from tests.rpc.proto import modules
 
 pb2, pb2_grpc = modules()
 Text = pb2.Text
+# A type checker cannot look into modules that are made at run time.
+EchoServicer: type = pb2_grpc.EchoServicer
+grpcio_eof: object = getattr(grpc.aio, "EOF")  # noqa: B009
 
 
 class Counters:

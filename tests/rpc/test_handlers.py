@@ -8,10 +8,20 @@ import grpc
 import pytest
 
 from kvstore.rpc import EOF, Promise, RpcError, StatusCode
-from tests.rpc.harness import Counters, Text, eventually, pb2_grpc, serving, serving_on_grpcio, status_of, stub_of
+from tests.rpc.harness import (
+    Counters,
+    EchoServicer,
+    Text,
+    eventually,
+    grpcio_eof,
+    serving,
+    serving_on_grpcio,
+    status_of,
+    stub_of,
+)
 
 
-class Servicer(pb2_grpc.EchoServicer):
+class Servicer(EchoServicer):  # type: ignore[misc]
     """Handlers in every style; the request's text chooses."""
 
     def __init__(self) -> None:
@@ -20,6 +30,7 @@ class Servicer(pb2_grpc.EchoServicer):
         self.cancelled = False
         self.ended: list[Any] = []
         self.gate = asyncio.Event()
+        self.written = 0
 
     def Unary(self, request: Any, context: Any) -> Any:
         self.context = context
@@ -137,6 +148,11 @@ class Servicer(pb2_grpc.EchoServicer):
         except (asyncio.CancelledError, GeneratorExit):
             self.cancelled = True
             raise
+
+    async def expand_flood(self, request: Any, context: Any) -> None:
+        while True:
+            self.written += 1
+            await context.write(Text(data=bytes(10_000)))
 
     async def Chat(self, request_iterator: Any, context: Any) -> Any:
         while (request := await context.read()) is not EOF:
@@ -289,14 +305,14 @@ async def test_a_conversation_goes_both_ways(echo: Echo) -> None:
         assert (await call.read()).text == word.upper()
     await call.done_writing()
     assert (await call.read()).text == "bye"
-    assert await call.read() is grpc.aio.EOF
+    assert await call.read() is grpcio_eof
     assert await call.code() is grpc.StatusCode.OK
 
 
 async def test_a_server_may_end_a_conversation_first(echo: Echo) -> None:
     call = echo[0].Chat()
     await call.write(Text(text="stop"))
-    assert await call.read() is grpc.aio.EOF
+    assert await call.read() is grpcio_eof
     assert await call.code() is grpc.StatusCode.OK
 
 
