@@ -10,6 +10,7 @@ import ssl as tls
 from collections.abc import Callable, Iterable, Mapping
 from typing import cast
 
+from kvstore.rpc.authority import AuthorityRepair
 from kvstore.rpc.deadlines import Bucket
 from kvstore.rpc.h2 import PREFACE
 from kvstore.rpc.loop import ConnectionProtocol, LoopHost
@@ -36,6 +37,7 @@ class GrpcProtocol(ConnectionProtocol):
     def __init__(self, server: "Server", loop_host: LoopHost) -> None:
         super().__init__(loop_host, server.options.socket_buffer_bytes)
         self._server = server
+        self._repair: AuthorityRepair | None = AuthorityRepair()
 
     def make_connection(self) -> ServerConnection:
         self._server.opened(self)
@@ -47,6 +49,13 @@ class GrpcProtocol(ConnectionProtocol):
             auth_context=auth_context_of(self.transport),
             translate=self._server.translate,
         )
+
+    def data_received(self, data: bytes) -> None:
+        if self._repair is not None:
+            data = self._repair.feed(data)
+            if self._repair.done:
+                self._repair = None
+        super().data_received(data)
 
     def pause_writing(self) -> None:
         # A client that does not read gets nothing new to answer either. It cannot deadlock: what it must send for our
