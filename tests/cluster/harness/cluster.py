@@ -5,7 +5,7 @@ import signal
 import subprocess
 import urllib.error
 import urllib.request
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import grpc
@@ -20,6 +20,9 @@ from tests.cluster.harness.waiting import wait_until
 READY_SECONDS = 30.0
 PROBE_SECONDS = 1.0
 FAST_ELECTIONS = {"heartbeat-interval": "50", "election-timeout": "500"}
+
+# A member that has just come up is not counted as connected for some seconds.
+_NOT_YET = ("etcdserver: unhealthy cluster", "etcdserver: re-configuration failed due to not enough started members")
 
 
 class Member:
@@ -282,7 +285,7 @@ class Cluster:
         member = member or Member(self.binary, name, self.directory, self.ports)
         request = MemberAddRequest(peerURLs=[member.peer_url], isLearner=learner)
         try:
-            self.leader().client.cluster.MemberAdd(request)
+            self._reconfigure(lambda leader: leader.cluster.MemberAdd(request))
         except BaseException:
             member.close()
             raise
@@ -292,10 +295,26 @@ class Cluster:
         return member
 
     def remove(self, member: Member, member_id: int) -> None:
-        """Take a member out of the cluster, and end its process."""
+        """Take a member out of the cluster; its process is left to end by itself, and the caller's to close."""
+        self._reconfigure(lambda leader: leader.cluster.MemberRemove(MemberRemoveRequest(ID=member_id)))
         self.members.remove(member)
-        self.leader().client.cluster.MemberRemove(MemberRemoveRequest(ID=member_id))
-        member.close()
+
+    def _reconfigure(self, change: Callable[[Client], object]) -> None:
+        """Make a change through the leader, as soon as it says that the cluster is healthy enough for one."""
+
+        def attempt() -> bool:
+            try:
+                change(self.leader().client)
+            except grpc.RpcError as error:
+                if error.details() in _NOT_YET:
+                    return False
+                refusal.append(error)
+            return True
+
+        refusal: list[grpc.RpcError] = []
+        wait_until(attempt, "the cluster takes the change of its membership", READY_SECONDS)
+        if refusal:
+            raise refusal[0]
 
     def log_tails(self) -> str:
         """What every member wrote last, for a failure's report."""
