@@ -1,6 +1,11 @@
 """The commands of the interaction vectors: whole groups of members, driven step by step.
 
 Nothing happens but what a command says: messages wait until they are delivered, and storage work until it is done.
+
+Beyond the commands of the shared vectors there are, for our own scenarios:
+read-index ID CTX, report-snapshot FROM TO failed=true, tick ID COUNT, propose with several payloads or size=(BYTES..),
+deliver-msgs from=ID, restart ID (a crash: what is not stored is lost), snapshot-unavailable ID (off=true), and for
+add-nodes max-size-per-msg=, inflight-bytes=, max-uncommitted-entries-size=, disable-proposal-forwarding=.
 """
 
 from __future__ import annotations
