@@ -31,6 +31,9 @@ class MemberState(Protocol):
     """What the gate asks of the member."""
 
     @property
+    def is_leader(self) -> bool: ...
+
+    @property
     def has_leader(self) -> bool: ...
 
     @property
@@ -48,12 +51,13 @@ class Registry(Protocol):
 
 
 class _Stream:
-    """A streaming call in progress. `ended_by` is why the gate ended it."""
+    """A streaming call in progress. led: whether it wants a leader. ended_by: why the gate ended it."""
 
-    __slots__ = ("ended_by", "task")
+    __slots__ = ("ended_by", "led", "task")
 
-    def __init__(self, task: asyncio.Task[Any]) -> None:
+    def __init__(self, task: asyncio.Task[Any], led: bool) -> None:
         self.task = task
+        self.led = led
         self.ended_by: errors.KvstoreError | None = None
 
     def end(self, error: errors.KvstoreError) -> None:
@@ -69,8 +73,12 @@ class Gate:
         self._member = member
         self._closed = False
         self._streams: set[_Stream] = set()
-        self._led: set[_Stream] = set()
         self._unsubscribe = member.on_leader_lost(self._leader_lost)
+
+    @property
+    def streams(self) -> int:
+        """Streaming calls in progress."""
+        return len(self._streams)
 
     def close(self) -> None:
         """End all streams with Stopped, so that their clients go on at another member, and refuse new ones."""
@@ -82,11 +90,14 @@ class Gate:
             stream.end(errors.Stopped())
 
     def unary(self, method: str, handler: Handler) -> Handler:
-        """A unary handler behind the gate. It costs each call two questions to the member."""
+        """A unary handler behind the gate.
+
+        A call costs one question to the member if it leads, three if it does not: whoever leads is no learner.
+        """
         member = self._member
 
         def guarded(request: Any, context: Any) -> Any:
-            if member.is_learner or not member.has_leader:
+            if not member.is_leader and (member.is_learner or not member.has_leader):
                 self._check(method, request, context)
             return handler(request, context)
 
@@ -114,10 +125,8 @@ class Gate:
         task = asyncio.current_task()
         if task is None:
             raise RuntimeError("a streaming call runs in a task")
-        stream = _Stream(task)
+        stream = _Stream(task, led)
         self._streams.add(stream)
-        if led:
-            self._led.add(stream)
         try:
             return await call
         except asyncio.CancelledError:
@@ -128,10 +137,9 @@ class Gate:
             raise stream.ended_by from None
         finally:
             self._streams.discard(stream)
-            self._led.discard(stream)
 
     def _leader_lost(self) -> None:
-        for stream in list(self._led):
+        for stream in [stream for stream in self._streams if stream.led]:
             stream.end(errors.NoLeader())
 
 

@@ -64,7 +64,7 @@ class FakeMember(Member):
     """
 
     has_leader = True
-    is_leader = True
+    is_leader = False
     is_learner = False
 
     def __init__(self) -> None:
