@@ -1,9 +1,9 @@
 """Takes requests whose :authority is a URL, as etcd's clients of the 3.4 line send it for calls to one endpoint.
 
 An authority has no slashes (RFC 3986 §3.2), and libnghttp2 resets streams that say otherwise; gRPC servers in Go never
-looked. Nobody here uses the value, so its slashes are made dashes before the engine sees them: a dash takes as many bits
-as a slash in HPACK's Huffman code, hence not a byte moves, and both ends' header tables keep the same sizes. A client
-names its authority once a connection, in its first HEADERS frame, and refers to the table from then on.
+looked. Nobody here uses the value, so its slashes are made dashes before the engine sees them: a dash takes as many
+bits as a slash in HPACK's Huffman code, hence not a byte moves, and both ends' header tables keep the same sizes. A
+client names its authority once a connection, in its first HEADERS frame, and refers to the table from then on.
 """
 
 from __future__ import annotations

@@ -57,7 +57,7 @@ class _ClientProtocol(ConnectionProtocol):
             self._established.set_exception(ConnectionError(reason))
         self._channel.lost(self, reason)
 
-    def again(self, call: UnaryRequest) -> None:
+    def again(self, call: ClientCall) -> None:
         self._channel.start(call)
 
 
@@ -260,7 +260,7 @@ class Channel:
             promise.set_result(None)
         pending, self._pending = self._pending, []
         for call in pending:
-            if not _is_over(call):
+            if not call.over:
                 self.start(call)
 
     def _failed(self, reason: str) -> None:
@@ -273,7 +273,7 @@ class Channel:
         self._set_state(ChannelState.TRANSIENT_FAILURE)
         pending, self._pending = self._pending, []
         for call in pending:
-            if not _is_over(call):
+            if not call.over:
                 self.start(call)
 
     def _retry_now(self) -> None:
@@ -320,7 +320,3 @@ class Channel:
             promise.set_exception(error)
         # The good-bye is written at the end of this turn.
         await asyncio.sleep(0)
-
-
-def _is_over(call: ClientCall) -> bool:
-    return call.finished if isinstance(call, ClientStream) else call.done()

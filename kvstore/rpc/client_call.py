@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from kvstore.rpc.deadlines import Bucket
 from kvstore.rpc.framing import PREFIX_BYTES, MessageReader, frame
-from kvstore.rpc.h2 import ErrorCode
+from kvstore.rpc.h2 import EngineError, ErrorCode
 from kvstore.rpc.incoming import EOF, Incoming, call_ended
 from kvstore.rpc.metadata import Headers, decode_message, decode_metadata
 from kvstore.rpc.outgoing import WRITTEN, Buffered, Written
@@ -105,6 +105,11 @@ class UnaryRequest(Promise[bytes]):
     def trailing_metadata(self) -> tuple[tuple[str, str | bytes], ...]:
         return decode_metadata(self.trailers)
 
+    @property
+    def over(self) -> bool:
+        """Whether the call has ended."""
+        return self.done()
+
     def cancel(self) -> bool:
         """Give up the call: it fails with CANCELLED, the server is told. False if it has ended."""
         return self._abandon(RpcError(StatusCode.CANCELLED, "cancelled by the caller"))
@@ -128,7 +133,11 @@ class UnaryRequest(Promise[bytes]):
         size = len(data)
         if not size:
             return
-        connection.acknowledge(size, self.stream_id)
+        try:
+            connection.acknowledge(size, self.stream_id)
+        except EngineError:
+            # The connection ends with these bytes; they are good all the same.
+            self.connection = None
         size -= PREFIX_BYTES
         if (
             self._reader is None
@@ -307,6 +316,11 @@ class ClientStream:
             self._callbacks.append(callback)
 
     # For the connection
+
+    @property
+    def over(self) -> bool:
+        """Whether the call has ended."""
+        return self.finished
 
     def attached(self) -> None:
         """There is a connection now: send what was written before."""

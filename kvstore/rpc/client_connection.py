@@ -3,7 +3,8 @@
 Does no I/O and reads no clock: whoever owns the socket feeds `receive_data` and writes what `data_to_send` gives.
 """
 
-import logging
+from collections import deque
+from contextlib import suppress
 from typing import Any, Protocol
 
 from kvstore.rpc.client_call import ClientCall, ClientStream, UnaryRequest, error_of_reset
@@ -17,6 +18,7 @@ from kvstore.rpc.h2 import (
     Event,
     GoAwayReceived,
     ResponseReceived,
+    Setting,
     SettingsReceived,
     StreamClosed,
     TrailersReceived,
@@ -26,8 +28,8 @@ from kvstore.rpc.keepalive import Keepalive, Timer
 from kvstore.rpc.options import ChannelOptions
 from kvstore.rpc.status import RpcError, StatusCode
 
-logger = logging.getLogger(__name__)
-
+# RFC 9113 §6.5.2: without a word of the server there is no limit.
+_UNLIMITED = (1 << 32) - 1
 _KEEPALIVE_PING = b"keepaliv"
 
 
@@ -43,8 +45,8 @@ class ClientHost(Timer, Protocol):
     def unusable(self, reason: str) -> None:
         """No new call can be started here; those under way go on."""
 
-    def again(self, call: UnaryRequest) -> None:
-        """The server did not process this call: start it elsewhere."""
+    def again(self, call: ClientCall) -> None:
+        """The server has not seen this call, or has refused it: start it, here if possible, else elsewhere."""
 
 
 class ClientConnection:
@@ -55,6 +57,8 @@ class ClientConnection:
         "_engine",
         "_host",
         "_keepalive",
+        "_max_streams",
+        "_queue",
         "_ready",
         "acknowledge",
         "blocked",
@@ -74,6 +78,9 @@ class ClientConnection:
         self.acknowledge = engine.acknowledge
         self.queued = engine.queued
         self._calls: dict[int, ClientCall] = {}
+        # Calls beyond what the server allows at once. The engine would hold them back too, but not give them up.
+        self._queue: deque[ClientCall] = deque()
+        self._max_streams = _UNLIMITED
         # Streams with somebody waiting in drain().
         self.blocked: dict[ClientStream, None] = {}
         self.dirty = False
@@ -100,7 +107,10 @@ class ClientConnection:
     # Calls
 
     def start_unary(self, call: UnaryRequest) -> bool:
-        """Send a unary request. False if this connection takes no more calls."""
+        """Send a unary request, now or when the server allows. False if this connection takes no more calls."""
+        if len(self._calls) >= self._max_streams:
+            self._queue.append(call)
+            return self.usable
         payload = call.payload
         engine = self._engine
         try:
@@ -117,7 +127,10 @@ class ClientConnection:
         return True
 
     def start_stream(self, call: ClientStream) -> bool:
-        """Send the headers of a streaming call, and what it has written already. False as for start_unary."""
+        """Send the headers of a streaming call, and what it has written already. Otherwise as start_unary."""
+        if len(self._calls) >= self._max_streams:
+            self._queue.append(call)
+            return self.usable
         try:
             call.stream_id = self._engine.send_request(call.request_headers)
         except EngineError as error:
@@ -147,6 +160,13 @@ class ClientConnection:
         except EngineError:
             return
         self._touch()
+        self._start_queued()
+
+    def _start_queued(self) -> None:
+        while self._queue and self.usable and len(self._calls) < self._max_streams:
+            call = self._queue.popleft()
+            if not call.over:
+                self._host.again(call)
 
     def credit(self, size: int, stream_id: int) -> None:
         """Consumed later than received: give the server its credit back, if the connection still lives."""
@@ -164,9 +184,14 @@ class ClientConnection:
             self._host.flush_later()
 
     def _refuse(self, reason: str) -> None:
-        if self.usable:
-            self.usable = False
-            self._host.unusable(reason)
+        if not self.usable:
+            return
+        self.usable = False
+        self._host.unusable(reason)
+        queue, self._queue = self._queue, deque()
+        for call in queue:
+            if not call.over:
+                self._host.again(call)
 
     # Receiving
 
@@ -181,6 +206,9 @@ class ClientConnection:
             self._handle(self._engine.events())
         except (ConnectionFailed, EngineError) as failure:
             self._fail(str(failure), getattr(failure, "code", ErrorCode.PROTOCOL_ERROR))
+            return
+        if self._queue:
+            self._start_queued()
 
     def _handle(self, events: list[Any]) -> None:
         calls = self._calls
@@ -191,7 +219,7 @@ class ClientConnection:
                 if call is not None:
                     call.receive(event.data)
                 elif event.data:
-                    self.acknowledge(len(event.data), event.stream_id)
+                    self.credit(len(event.data), event.stream_id)
             elif kind is TrailersReceived:
                 self._finish(event.stream_id, event.headers)
             elif kind is StreamClosed:
@@ -215,7 +243,8 @@ class ClientConnection:
             return
         if not call.half_closed:
             # The server has answered without waiting for the rest of the request; it wants none of it.
-            self._engine.reset_stream(stream_id, ErrorCode.NO_ERROR)
+            with suppress(EngineError):
+                self._engine.reset_stream(stream_id, ErrorCode.NO_ERROR)
         call.finish(trailers)
 
     def _closed_early(self, call: ClientCall, code: int) -> None:
@@ -231,6 +260,7 @@ class ClientConnection:
 
     def _control_event(self, event: Event) -> None:
         if isinstance(event, SettingsReceived):
+            self._max_streams = event.settings.get(Setting.MAX_CONCURRENT_STREAMS, self._max_streams)
             if not self._ready:
                 self._ready = True
                 self._host.ready()

@@ -18,6 +18,7 @@ from ngh2 import (
     PingReceived,
     RequestReceived,
     ResponseReceived,
+    Setting,
     SettingsReceived,
     StreamClosed,
     TrailersReceived,
@@ -39,6 +40,7 @@ __all__ = [
     "PingReceived",
     "RequestReceived",
     "ResponseReceived",
+    "Setting",
     "SettingsReceived",
     "StreamClosed",
     "TrailersReceived",
@@ -50,12 +52,6 @@ PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 
 # Raised by the engine's sending methods when the stream or the connection is gone.
 EngineError = ngh2.NGH2Error
-
-_MAX_CONCURRENT_STREAMS = ngh2.Setting.MAX_CONCURRENT_STREAMS
-_INITIAL_WINDOW_SIZE = ngh2.Setting.INITIAL_WINDOW_SIZE
-_MAX_HEADER_LIST_SIZE = ngh2.Setting.MAX_HEADER_LIST_SIZE
-_MAX_FRAME_SIZE = ngh2.Setting.MAX_FRAME_SIZE
-_ENABLE_PUSH = ngh2.Setting.ENABLE_PUSH
 
 
 class ErrorCode(IntEnum):
@@ -162,9 +158,9 @@ class Engine:
         connection = ngh2.Connection(role, configuration)
         connection.initiate_connection(
             {
-                _INITIAL_WINDOW_SIZE: limits.stream_window,
-                _MAX_FRAME_SIZE: limits.max_frame_bytes,
-                _MAX_HEADER_LIST_SIZE: limits.max_header_bytes,
+                Setting.INITIAL_WINDOW_SIZE: limits.stream_window,
+                Setting.MAX_FRAME_SIZE: limits.max_frame_bytes,
+                Setting.MAX_HEADER_LIST_SIZE: limits.max_header_bytes,
                 **settings,
             }
         )
@@ -187,11 +183,11 @@ class Engine:
 
     @classmethod
     def server(cls, limits: H2Limits) -> "Engine":
-        return cls(ngh2.Role.SERVER, limits, {_MAX_CONCURRENT_STREAMS: limits.max_concurrent_streams})
+        return cls(ngh2.Role.SERVER, limits, {Setting.MAX_CONCURRENT_STREAMS: limits.max_concurrent_streams})
 
     @classmethod
     def client(cls, limits: H2Limits) -> "Engine":
-        return cls(ngh2.Role.CLIENT, limits, {_ENABLE_PUSH: 0})
+        return cls(ngh2.Role.CLIENT, limits, {Setting.ENABLE_PUSH: 0})
 
     def receive(self, data: bytes) -> None:
         """Take bytes from the peer; then ask for events().
@@ -210,8 +206,3 @@ class Engine:
     def can_send_request(self) -> bool:
         """Whether a new request may be made; not after a GOAWAY of the peer."""
         return self._connection.can_send_request
-
-    @property
-    def peer_max_concurrent_streams(self) -> int:
-        """How many streams the peer lets us have open."""
-        return self._connection.remote_settings[_MAX_CONCURRENT_STREAMS]
