@@ -38,6 +38,7 @@ class TableSpec:
 
 
 Operation = tuple[int, str, Any]
+Rows = Mapping[bytes, bytes | None] | Sequence[tuple[bytes, bytes | None]] | Sequence[tuple[bytes, bytes]]
 DupChanges = Mapping[bytes, tuple[Sequence[bytes], Sequence[bytes]]]
 
 
@@ -51,7 +52,7 @@ class WriteBatch:
 
     operations: list[Operation] = field(default_factory=list)
 
-    def put(self, table: str, rows: Mapping[bytes, bytes | None] | Sequence[tuple[bytes, bytes | None]]) -> None:
+    def put(self, table: str, rows: Rows) -> None:
         """Store rows; None as value deletes the key. A key comes at most once, its rows in any order."""
         self.operations.append((PUT, table, rows))
 

@@ -29,10 +29,15 @@ from kvstore.storage.transaction import Handles, ReadTransaction, TableHandle, W
 
 MIB: Final = 1 << 20
 
-_MAX_TABLES: Final = 64
+MAX_TABLES: Final = 64
+"""Tables that an environment may have, those of the layers included."""
+
 _NO_ROOM: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 _COMPACTED_FILE: Final = "compacted.mdb"
 _SECONDS_BETWEEN_READER_CHECKS: Final = 10.0
+
+LEFTOVERS: Final = (_COMPACTED_FILE,)
+"""Files that a crash may leave in an environment's directory; to be removed while nobody uses it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,9 +163,9 @@ class Engine:
         holds both and is not disturbed. A crash leaves the old file or the new one. Raises as commit(); CorruptStore
         before anything changed if `file` is bad.
         """
-        check_file(file)
+        meta = check_file(file)
         if operations:
-            self._amend(file, operations)
+            self._amend(file, max(self._map_size, 2 * meta.file_size), operations)
         self.before_remap()
         self.close()
         (self.path / LOCK_FILE).unlink(missing_ok=True)
@@ -187,7 +192,7 @@ class Engine:
             self._env = lmdb.open(
                 os.fspath(self.path),
                 map_size=self._map_size,
-                max_dbs=_MAX_TABLES,
+                max_dbs=MAX_TABLES,
                 mode=0o600,
                 max_spare_txns=1,
                 sync=not self._options.unsafe_no_fsync,
@@ -217,7 +222,23 @@ class Engine:
             except lmdb.MapFullError:
                 self._grow()
             except lmdb.Error as error:
-                raise self._translate(error) from error
+                translated = self._translate(error)
+                if isinstance(translated, DiskFull):
+                    self._revive()
+                raise translated from error
+
+    def _revive(self) -> None:
+        """Open the environment again if LMDB has given it up, which it does if a meta page could not be written."""
+        try:
+            self._env.begin(write=True).abort()
+        except lmdb.PanicError:
+            self._reopen()
+
+    def _reopen(self) -> None:
+        self.before_remap()
+        self.close()
+        self._open()
+        self.after_remap()
 
     def _grow(self) -> None:
         self._map_size *= 2
@@ -228,11 +249,11 @@ class Engine:
             raise self._translate(error) from error
         self.after_remap()
 
-    def _amend(self, file: Path, operations: Sequence[Operation]) -> None:
+    def _amend(self, file: Path, map_size: int, operations: Sequence[Operation]) -> None:
         """Change a file that is not in its place yet."""
         try:
             with (
-                lmdb.open(os.fspath(file), self._map_size, subdir=False, max_dbs=_MAX_TABLES, lock=False) as env,
+                lmdb.open(os.fspath(file), map_size, subdir=False, max_dbs=MAX_TABLES, lock=False) as env,
                 env.begin(write=True) as raw,
             ):
                 WriteTransaction(raw, _open_tables(env, self._tables, raw, create=True)).execute(operations)
@@ -270,7 +291,7 @@ def open_for_reading(path: Path, tables: Sequence[TableSpec]) -> tuple[lmdb.Envi
     check_file(path / DATA_FILE)
     try:
         # A map size of 0 takes over what the file says.
-        env = lmdb.open(os.fspath(path), map_size=0, max_dbs=_MAX_TABLES, readonly=True, create=False, max_spare_txns=1)
+        env = lmdb.open(os.fspath(path), map_size=0, max_dbs=MAX_TABLES, readonly=True, create=False, max_spare_txns=1)
         return env, _open_tables(env, tables, None, create=False)
     except lmdb.Error as error:
         raise CorruptStore(f"{path / DATA_FILE}: {error}") from error

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, MutableMapping
 from dataclasses import dataclass
 from struct import Struct
-from typing import Final, Protocol
+from typing import Final, NamedTuple, Protocol
 
 from kvstore.storage.batch import TableSpec
 from kvstore.storage.errors import CorruptStore, FormatTooNew, IdentityMismatch
@@ -47,16 +47,15 @@ class Identity:
         ]
 
 
-@dataclass(frozen=True, slots=True)
-class Position:
+class Position(NamedTuple):
     """A place in the log; index 0 is before its beginning."""
 
-    index: int = 0
+    index: int = 0  # type: ignore[assignment]  # no tuple of numbers is searched here
     term: int = 0
 
     def encode(self) -> bytes:
         """As it is stored."""
-        return _POSITION.pack(self.index, self.term)
+        return _POSITION.pack(*self)
 
 
 def decode_position(value: bytes | None) -> Position:

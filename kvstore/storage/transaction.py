@@ -14,7 +14,7 @@ from typing import Any, Final
 
 import lmdb
 
-from kvstore.storage.batch import APPEND, DELETE, DELETE_RANGE, DROP, DUP_CHANGE, PUT, DupChanges, Operation
+from kvstore.storage.batch import APPEND, DELETE, DELETE_RANGE, DROP, DUP_CHANGE, PUT, DupChanges, Operation, Rows
 from kvstore.storage.errors import StorageError
 from kvstore.storage.longkey import CHUNK, locate, prune, reach, walk, walk_back
 
@@ -131,7 +131,7 @@ class WriteTransaction(ReadTransaction):
             else:
                 raise StorageError(f"there is no operation {code!r}")
 
-    def put_rows(self, table: str, rows: Mapping[bytes, bytes | None] | Sequence[tuple[bytes, bytes | None]]) -> None:
+    def put_rows(self, table: str, rows: Rows) -> None:
         """Store rows with distinct keys in any order; None as value deletes."""
         handle = self.handle(table)
         puts: list[Row] = []

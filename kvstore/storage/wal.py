@@ -10,6 +10,7 @@ cut are garbage that is still being removed, in steps.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -259,11 +260,20 @@ class Wal:
         else:
             done()
 
+    async def record(self, identity: Identity) -> None:
+        """Say whose log it is; durable on return. Raises the writer's error if it fails."""
+        batch = WriteBatch()
+        batch.put(META.name, identity.rows())
+        written = asyncio.get_running_loop().create_future()
+        self._writer.submit(batch, lambda: written.set_result(None))
+        await written
+        self.identity = identity
+
     async def close(self) -> None:
         """Finish what was appended and end the writer. The newest commit index is written with it."""
         if self._stored_hard_state != self._sent_hard_state:
             batch = WriteBatch()
-            batch.put(META.name, [(HARD_STATE_KEY, _encode_hard_state(self._sent_hard_state))])
+            batch.put(META.name, [(HARD_STATE_KEY, encode_hard_state(self._sent_hard_state))])
             self._writer.submit(batch, _nothing)
         await self._env.close()
 
@@ -352,7 +362,7 @@ class Wal:
     def _put_hard_state(self, batch: WriteBatch) -> None:
         sent, stored = self._sent_hard_state, self._stored_hard_state
         if (sent.term, sent.vote) != (stored.term, stored.vote) or (batch.operations and sent != stored):
-            batch.put(META.name, [(HARD_STATE_KEY, _encode_hard_state(sent))])
+            batch.put(META.name, [(HARD_STATE_KEY, encode_hard_state(sent))])
             self._stored_hard_state = sent
 
     def _show_cut(self, cut: Position) -> None:
@@ -388,7 +398,8 @@ class _MetaRows:
         return self._txn.get(META.name, key)
 
 
-def _encode_hard_state(state: HardState) -> bytes:
+def encode_hard_state(state: HardState) -> bytes:
+    """The row of a hard state."""
     return _HARD_STATE.pack(state.term, state.vote, state.commit)
 
 

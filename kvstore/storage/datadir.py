@@ -1,0 +1,210 @@
+"""The data directory of a member: its layout, who may use it, and whose it is.
+
+    <data-dir>/member/LOCK       locked by the member and the writers that it started
+    <data-dir>/member/wal/       the log; elsewhere if a separate directory is given for it, with a LOCK of its own
+    <data-dir>/member/db/        the state
+    <data-dir>/member/incoming/  snapshots that are being received
+
+What a crash leaves behind is put right here and in Wal.reconcile(), by these rules. The order of writing makes them
+enough: the state is written before the log when a member begins and when a snapshot is put in place.
+
+- The log has no identity and the state was never applied to: the first start did not get through. Start over.
+- The log has no identity and the state was applied to: somebody has removed the log. Refuse.
+- The log has an identity and the state has none: somebody has removed the state. Refuse.
+- A file in incoming/, or a copy beside the state that was not put in its place: delete it.
+- The state is ahead of the log: a snapshot was put in place and the log not started over. Wal.reconcile() does it.
+
+Knows no raft and no cluster: identities are numbers that come from outside.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+import time
+from pathlib import Path
+from typing import Final, Protocol
+
+import lmdb
+
+from kvstore.storage.backend import Backend
+from kvstore.storage.engine import LEFTOVERS, sync_directory
+from kvstore.storage.errors import CorruptStore, DataDirLocked, StorageError
+from kvstore.storage.meta import (
+    APPLIED_KEY,
+    META,
+    Identity,
+    check_identity,
+    decode_identity,
+    decode_position,
+)
+from kvstore.storage.pages import DATA_FILE, check_file
+from kvstore.storage.wal import Wal
+
+MEMBER: Final = "member"
+
+_LOCK: Final = "LOCK"
+_SECONDS_BETWEEN_TRIES: Final = 0.05
+
+
+class Stores(Protocol):
+    """The opened log and state of a member."""
+
+    wal: Wal
+    backend: Backend
+
+
+class DataDirectory:
+    """A locked data directory. Made by open().
+
+    wal, db, incoming: the directories, all on disk. identity: whose data it is; None for a member that never got
+    through its first start. descriptors: to be inherited by the writers, so that the lock lasts as long as they do.
+    """
+
+    def __init__(self, path: Path, wal: Path, locks: list[int]) -> None:
+        """Made by open()."""
+        self.path = path
+        self.wal = wal
+        self.db = path / MEMBER / "db"
+        self.incoming = path / MEMBER / "incoming"
+        self.identity: Identity | None = None
+        self._locks = locks
+
+    @classmethod
+    def open(cls, path: str | Path, wal_path: str | Path | None = None, lock_timeout: float = 5.0) -> DataDirectory:
+        """Lock a data directory, making it if need be, and put right what a crash has left.
+
+        lock_timeout: seconds to wait for the lock. A member that died may have left a writer that finishes its last
+        batch; blocks for so long. Raises DataDirLocked, CorruptStore, FormatTooNew, or StorageError where the
+        operating system refuses.
+        """
+        path = Path(path).absolute()
+        member = path / MEMBER
+        wal = Path(wal_path).absolute() if wal_path else member / "wal"
+        directory = cls(path, wal, [])
+        try:
+            for each in (path, member, wal, directory.db, directory.incoming):
+                each.mkdir(mode=0o700, parents=True, exist_ok=True)
+            for locked in [member] if wal.parent == member else [member, wal]:
+                directory._locks.append(_lock(locked / _LOCK, lock_timeout))
+            directory._remove_leftovers()
+            directory._identify()
+        except OSError as error:
+            directory.close()
+            raise StorageError(f"the data directory {path} cannot be used: {error}") from error
+        except BaseException:
+            directory.close()
+            raise
+        return directory
+
+    @property
+    def descriptors(self) -> tuple[int, ...]:
+        """The descriptors of the locks."""
+        return tuple(self._locks)
+
+    def check(self, expected: Identity) -> None:
+        """Raise IdentityMismatch, saying what to do, if the directory has an identity and it is another one."""
+        if self.identity is not None:
+            check_identity(self.identity, expected, self.path)
+
+    async def record(self, stores: Stores, identity: Identity) -> None:
+        """Say whose data it is from now on: in the state first, in the log last. Durable on return.
+
+        Goes together with whatever was put into the state before.
+        """
+        stores.backend.table(META.name).active.update(dict(identity.rows()))
+        await stores.backend.flush_all()
+        await stores.wal.record(identity)
+        self.identity = identity
+
+    def close(self) -> None:
+        """Give up the locks, as far as no writer holds them."""
+        for lock in self._locks:
+            os.close(lock)
+        self._locks.clear()
+
+    def _remove_leftovers(self) -> None:
+        for file in self.incoming.iterdir():
+            file.unlink()
+        for directory in (self.db, self.wal):
+            for name in LEFTOVERS:
+                (directory / name).unlink(missing_ok=True)
+
+    def _identify(self) -> None:
+        log, state = _peek(self.wal), _peek(self.db)
+        if log.identity is None:
+            if state.applied:
+                raise CorruptStore(
+                    f"{self.wal}: there is no log, but the state in {self.db} is that of entry {state.applied}; "
+                    "put the log back, or remove this member from the cluster and add it again with an empty directory"
+                )
+            self._start_over()
+            return
+        if state.identity is None:
+            raise CorruptStore(
+                f"{self.db}: there is no state, but a log in {self.wal}; "
+                "put the state back, or remove this member from the cluster and add it again with an empty directory"
+            )
+        check_identity(state.identity, log.identity, self.db)
+        self.identity = log.identity
+
+    def _start_over(self) -> None:
+        for directory in (self.db, self.wal):
+            for file in directory.iterdir():
+                if file.name != _LOCK:
+                    shutil.rmtree(file) if file.is_dir() else file.unlink()
+            sync_directory(directory)
+            sync_directory(directory.parent)
+
+
+class _Found:
+    """What an environment says of itself before it is opened in earnest. Nothing if it is not there."""
+
+    def __init__(self, identity: Identity | None = None, applied: int = 0) -> None:
+        self.identity = identity
+        self.applied = applied
+
+
+def _peek(path: Path) -> _Found:
+    """Look into an environment that nobody has open."""
+    data = path / DATA_FILE
+    # A file without a byte is one that LMDB had just made.
+    if not data.exists() or not data.stat().st_size:
+        return _Found()
+    check_file(data)
+    try:
+        with lmdb.open(os.fspath(path), map_size=0, max_dbs=1, readonly=True, lock=False) as env:
+            try:
+                table = env.open_db(META.name.encode(), create=False)
+            except lmdb.NotFoundError:
+                return _Found()
+            with env.begin(db=table) as txn:
+                return _Found(decode_identity(txn, path), decode_position(txn.get(APPLIED_KEY)).index)
+    except lmdb.Error as error:
+        raise CorruptStore(f"{data}: {error}; restore the member from a snapshot") from error
+
+
+def _lock(path: Path, timeout: float) -> int:
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    deadline = time.monotonic() + timeout
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() >= deadline:
+                holder = os.pread(descriptor, 32, 0).decode(errors="replace").strip()
+                os.close(descriptor)
+                raise DataDirLocked(
+                    f"{path.parent}: another process uses this data directory"
+                    + (f" (process {holder})" if holder else "")
+                    + "; stop it, or give this member a directory of its own"
+                ) from None
+            time.sleep(_SECONDS_BETWEEN_TRIES)
+        except OSError:
+            os.close(descriptor)
+            raise
+        else:
+            os.truncate(descriptor, 0)
+            os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+            return descriptor

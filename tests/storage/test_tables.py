@@ -1,0 +1,167 @@
+"""Tables against plain dicts, with flushes, freezes and long keys at random points."""
+
+from __future__ import annotations
+
+import tempfile
+from collections import deque
+from collections.abc import Callable
+from pathlib import Path
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+
+from kvstore.storage import backend as backends
+from kvstore.storage.batch import APPEND, DUP, TableSpec
+
+A, B = b"a" * 480, b"b" * 480
+
+# Few different keys, so that they meet: short ones, some around the length of a chunk, some several layers deep.
+_tails = st.binary(min_size=0, max_size=3).map(lambda tail: bytes(b"abz\xff"[byte % 4] for byte in tail))
+_heads = st.sampled_from([b"k", b"", A[:479], A, A + b"\0", A + b"a", A + A, A + A[:479], A + B, A + A + A, B + A])
+keys = st.builds(bytes.__add__, _heads, _tails).filter(bool)
+short_keys = _tails.filter(bool)
+values = st.binary(max_size=8)
+dup_values = st.integers(0, 40).map(lambda number: number.to_bytes(2, "big"))
+ends = st.none() | keys
+
+
+class TableMachine(RuleBasedStateMachine):
+    """A plain, an append and a DUP table beside a dict each."""
+
+    @initialize(use_long=st.booleans())
+    def open(self, use_long: bool) -> None:
+        self.directory = tempfile.TemporaryDirectory()
+        self.acknowledgements: deque[Callable[[], None]] = deque()
+        self.held = False
+        self.backend = backends.open_inline(
+            Path(self.directory.name),
+            [TableSpec("plain"), TableSpec("append", APPEND), TableSpec("dup", DUP)],
+            schedule=lambda done: self.acknowledgements.append(done) if self.held else done(),
+        )
+        self.tables = {name: self.backend.table(name) for name in ("plain", "append")}
+        self.dups = self.backend.dup_table("dup")
+        self.models: dict[str, dict[bytes, bytes]] = {"plain": {}, "append": {}}
+        self.dup_model: dict[bytes, set[bytes]] = {}
+
+    def teardown(self) -> None:
+        if hasattr(self, "directory"):
+            self.backend._env.engine.close()
+            self.directory.cleanup()
+
+    @rule(name=st.sampled_from(["plain", "append"]), key=keys, value=values)
+    def put(self, name: str, key: bytes, value: bytes) -> None:
+        self.tables[name].put(key, value)
+        self.models[name][key] = value
+
+    @rule(name=st.sampled_from(["plain", "append"]), rows=st.dictionaries(short_keys, values, min_size=20, max_size=80))
+    def put_many(self, name: str, rows: dict[bytes, bytes]) -> None:
+        for key, value in rows.items():
+            self.tables[name].active[key] = value
+        self.models[name].update(rows)
+
+    @rule(name=st.sampled_from(["plain", "append"]), key=keys)
+    def delete(self, name: str, key: bytes) -> None:
+        self.tables[name].delete(key)
+        self.models[name].pop(key, None)
+
+    @rule(key=keys, value=dup_values)
+    def add(self, key: bytes, value: bytes) -> None:
+        self.dups.add(key, value)
+        self.dup_model.setdefault(key, set()).add(value)
+
+    @rule(key=keys, value=dup_values)
+    def remove(self, key: bytes, value: bytes) -> None:
+        self.dups.remove(key, value)
+        self.dup_model.get(key, set()).discard(value)
+
+    @rule(key=keys)
+    def remove_all(self, key: bytes) -> None:
+        self.dups.delete(key)
+        self.dup_model.pop(key, None)
+
+    @rule()
+    def flush(self) -> None:
+        self.held = False
+        self.backend.flush()
+
+    @rule()
+    def freeze(self) -> None:
+        """Begin a flush that is committed but not acknowledged."""
+        self.held = True
+        self.backend.flush()
+
+    @rule()
+    def acknowledge(self) -> None:
+        self.held = False
+        while self.acknowledgements:
+            self.acknowledgements.popleft()()
+
+    @rule(name=st.sampled_from(["plain", "append"]), start=keys | st.just(b""), end=ends, limit=st.integers(0, 30))
+    def scan(self, name: str, start: bytes, end: bytes | None, limit: int) -> None:
+        model = self.models[name]
+        expected = [row for row in sorted(model.items()) if row[0] >= start and (end is None or row[0] < end)]
+        table = self.tables[name]
+        assert list(table.scan(start, end)) == expected
+        assert list(table.scan(start, end, reverse=True)) == expected[::-1]
+        assert table.items(start, end, limit) == (expected[:limit] if limit else expected)
+        assert table.items_back(start, end, limit) == (expected[::-1][:limit] if limit else expected[::-1])
+
+    @rule(key=keys, bound=dup_values, start=keys | st.just(b""), end=ends)
+    def scan_dups(self, key: bytes, bound: bytes, start: bytes, end: bytes | None) -> None:
+        model = {key: sorted(values) for key, values in sorted(self.dup_model.items()) if values}
+        assert self.dups.values(key) == model.get(key, [])
+        at_most = {key: [value for value in values if value <= bound] for key, values in model.items()}
+        assert self.dups.last_at_most(key, bound) == max(at_most.get(key, []), default=None)
+        inside = [key for key in model if key >= start and (end is None or key < end)]
+        assert list(self.dups.keys(start, end)) == inside
+        assert list(self.dups.items(start, end)) == [(key, model[key]) for key in inside]
+        assert self.dups.items_at_most(start, end, bound) == [
+            (key, at_most[key][-1]) for key in inside if at_most[key]
+        ]
+
+    @rule(key=keys)
+    def get(self, key: bytes) -> None:
+        for name, table in self.tables.items():
+            assert table.get(key) == self.models[name].get(key)
+
+    @rule(start=keys, end=ends, limit=st.integers(0, 3))
+    def delete_range_in_the_writer(self, start: bytes, end: bytes | None, limit: int) -> None:
+        self.acknowledge()
+        self.backend.flush()
+        engine = self.backend._env.engine
+        assert engine is not None
+        operations = [(3, name, (start, end, limit)) for name in ("plain", "append", "dup")]
+        engine.commit([operations])
+        self.backend._rebase()
+        self.dup_model = {key: values for key, values in self.dup_model.items() if values}
+        for model in (*self.models.values(), self.dup_model):
+            inside = [key for key in sorted(model) if key >= start and (end is None or key < end)]
+            for key in inside[:limit] if limit else inside:
+                del model[key]  # type: ignore[attr-defined]
+
+    @invariant()
+    def everything_is_there(self) -> None:
+        if not hasattr(self, "tables"):
+            return
+        for name, table in self.tables.items():
+            assert table.items(b"", None) == sorted(self.models[name].items())
+
+    @rule()
+    def no_layer_is_left_empty(self) -> None:
+        self.acknowledge()
+        self.backend.flush()
+        engine = self.backend._env.engine
+        assert engine is not None
+        with engine.env.begin() as txn:
+            for name in ("plain", "append", "dup"):
+                model = self.dup_model if name == "dup" else self.models[name]
+                if not any(len(key) > 480 and (name != "dup" or model[key]) for key in model):
+                    handle = engine.handles[name]
+                    assert txn.stat(handle.layers)["entries"] == 0
+                    if name != "dup":
+                        assert txn.stat(handle.main)["entries"] == len(model)
+
+
+TestTables = TableMachine.TestCase
+TestTables.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
