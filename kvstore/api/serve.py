@@ -22,7 +22,7 @@ from kvstore.api.register import register
 from kvstore.api.watch import CatchUp
 from kvstore.server.config import Config, Url
 from kvstore.server.member import Member
-from kvstore.server.metrics import CallMetrics, Metrics, collector_registry, publish_descriptors
+from kvstore.server.metrics import CallMetrics, LoopLag, Metrics, collector_registry, publish_descriptors
 from kvstore.server.start import RunningMember, bind_host, start_member
 
 GRACE_SECONDS: Final = 3.0
@@ -34,10 +34,12 @@ async def serve(config: Config, logger: FilteringBoundLogger, stop: asyncio.Even
 
     Raises what start_member raises, OSError for an address that is taken, and what the member could not go on after.
     """
-    running = await start_member(config)
+    metrics = Metrics()
+    publish_descriptors(metrics)
+    lag = LoopLag(asyncio.get_running_loop(), metrics.histogram("kvstore_loop_lag_seconds"))
+    running = await start_member(config, metrics)
+    lag.start()
     try:
-        metrics = Metrics()
-        publish_descriptors(metrics)
         async with contextlib.AsyncExitStack() as stack:
             api = ClientApi(running.member, config, metrics, logger)
             stack.push_async_callback(api.close)
@@ -54,6 +56,7 @@ async def serve(config: Config, logger: FilteringBoundLogger, stop: asyncio.Even
                 ready()
                 await end
     finally:
+        lag.stop()
         await running.stop()
     if running.failed.done():
         raise running.failed.result()

@@ -27,6 +27,10 @@ _DUPLICATE_ID = "mvcc: duplicate watch ID provided on the WatchStream"
 _COMPACTED = "etcdserver: mvcc: required revision has been compacted"
 
 
+def _nothing() -> None:
+    pass
+
+
 class WatchSink(Protocol):
     """Where the responses of a stream go.
 
@@ -166,7 +170,8 @@ class WatchGroups:
 class WatchHub:
     """All watches of a member.
 
-    header: gives field 1 of a response, encoded, for a revision.
+    header: gives field 1 of a response, encoded, for a revision. on_behind: set by whoever runs `sync`; called when
+    there is something for it to do, perhaps again and again.
     """
 
     def __init__(self, store: WatchedStore, header: Callable[[int], bytes], config: WatchConfig | None = None) -> None:
@@ -184,6 +189,7 @@ class WatchHub:
         self._sweeping: dict[Watcher, None] = {}
         self._sweep = 0
         self._blocked: dict[WatchStream, None] = {}
+        self.on_behind: Callable[[], None] = _nothing
         self.notified_revision = store.revision
         self.watchers = 0
         self.slow_watchers = 0
@@ -292,6 +298,7 @@ class WatchHub:
             return
         queue = self._ahead if self._sweeping and watcher.next_revision >= self._sweep else self._behind
         heapq.heappush(queue, (watcher.next_revision, next(self._serial), watcher))
+        self.on_behind()
 
     def _catch_up_done(self, watcher: Watcher) -> None:
         watcher.lagging = False
@@ -311,7 +318,9 @@ class WatchHub:
         for watcher in stream.parked:
             queue = self._ahead if self._sweeping and watcher.next_revision >= self._sweep else self._behind
             heapq.heappush(queue, (watcher.next_revision, next(self._serial), watcher))
-        stream.parked.clear()
+        if stream.parked:
+            stream.parked.clear()
+            self.on_behind()
 
     def sync(self) -> bool:
         """Catch lagging watchers up by one bounded step; whether there is more to do now.

@@ -22,6 +22,7 @@ from kvstore.server.member import Member, ResponseHeaders
 from kvstore.server.proposals import Proposals
 from kvstore.server.ready_loop import Leadership
 from kvstore.server.state import State
+from kvstore.server.watching import WatchKeeper
 from raft.errors import StepPeerNotFound
 from raft.messages import Message
 
@@ -57,12 +58,13 @@ class Lifecycle:
         self.transport = transport
         self._config = config
         self._state = state
-        self._proposals = proposals
+        self.proposals = proposals
         self._headers = headers
         self._compactor = compactor
         self.snapshot_directory = incoming
         self._close = close
         self._loop = asyncio.get_running_loop()
+        self._watches = WatchKeeper(state.store.watches, config.watch_progress_notify_interval)
         self._tick_seconds = config.heartbeat_interval / 1000
         self._timers: list[asyncio.TimerHandle] = []
         self._tick_timer: asyncio.TimerHandle | None = None
@@ -88,6 +90,7 @@ class Lifecycle:
                 self.member.loop.tick()
         self._tick_timer = self._loop.call_later(self._tick_seconds, self._tick)
         self.member.leases.start()
+        self._watches.start()
         if self._compactor is not None:
             self._compact_timer = self._loop.call_later(self._compactor.interval, self._compact)
         self.member.loop.wake()
@@ -123,7 +126,8 @@ class Lifecycle:
             if timer is not None:
                 timer.cancel()
         self.member.leases.stop()
-        self._proposals.fail_all(errors.Stopped())
+        self._watches.stop()
+        self.proposals.fail_all(errors.Stopped())
         self.member.reads.fail_all(errors.Stopped())
         await self.transport.close()
         self.member.loop.stop()
@@ -163,7 +167,7 @@ class Lifecycle:
             if [voter.ID for voter in self._state.membership.voters()] == [self.id]:
                 # Alone there is nobody to wait for.
                 self.member.loop.call(lambda node: node.campaign())
-        self._proposals.expire(now, error)
+        self.proposals.expire(now, error)
         self.member.loop.tick()
 
     def _compact(self) -> None:

@@ -40,7 +40,7 @@ class Maintenance:
         state, loop = self.state, self.loop
         node = loop.node.basic_status()
         problems = [] if loop.leadership.leader else ["etcdserver: no leader"]
-        problems += [f"memberID:{alarm.memberID} alarm:{pb.AlarmType.Name(alarm.alarm)} " for alarm in self._alarms()]
+        problems += [f"memberID:{alarm.memberID} alarm:{pb.AlarmType.Name(alarm.alarm)} " for alarm in self.alarms()]
         member = state.membership.get(self.member_id)
         return pb.StatusResponse(
             header=self.header(),
@@ -61,11 +61,11 @@ class Maintenance:
     async def alarm(self, request: pb.AlarmRequest) -> pb.AlarmResponse:
         """List, raise or disarm alarms."""
         if request.action == pb.AlarmRequest.GET:
-            alarms = [each for each in self._alarms() if request.alarm in (pb.AlarmType.NONE, each.alarm)]
+            alarms = [each for each in self.alarms() if request.alarm in (pb.AlarmType.NONE, each.alarm)]
             return pb.AlarmResponse(header=self.header(), alarms=alarms)
         return pb.AlarmResponse.FromString(await self.proposer.propose("alarm", request))
 
-    def _alarms(self) -> list[pb.AlarmMember]:
+    def alarms(self) -> list[pb.AlarmMember]:
         """What is raised in the cluster, and a full disk of this member, which nobody else may have to know."""
         raised = self.state.alarms.raised()
         own = pb.AlarmMember(memberID=self.member_id, alarm=pb.AlarmType.NOSPACE)

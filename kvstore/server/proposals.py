@@ -94,6 +94,7 @@ class Proposals:
         self._waiting: dict[int, Batch] = {}
         self.pending_bytes = 0
         self.pending_requests = 0
+        self.failed_total = 0
 
     def add(self, kind: str, request: ProtoMessage, encoded: bytes, promise: Promise[bytes], now: float) -> None:
         """Put a request into this turn's batch; `promise` is resolved once it is applied, fails, or took too long."""
@@ -170,6 +171,7 @@ class Proposals:
             count += len(batch.requests)
             for pending in batch.requests:
                 pending.promise.set_exception(error)
+        self.failed_total += count
         return count
 
     def _forget(self, batch: Batch) -> None:

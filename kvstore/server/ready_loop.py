@@ -116,7 +116,7 @@ class ReadyLoop:
         self._ballot = (node.basic_status().hard_state.term, node.basic_status().hard_state.vote)
         self._writing: deque[list[Message]] = deque()
         self._scheduled = False
-        self._installing = False
+        self.installing = False
         self._stopped = False
 
     # What may happen; each is done in the next turn.
@@ -157,7 +157,7 @@ class ReadyLoop:
     def _turn(self) -> None:
         self._scheduled = False
         # The state is being replaced: nothing may be applied, and what depends on it can wait.
-        if self._stopped or self._installing:
+        if self._stopped or self.installing:
             return
         try:
             self._take_input()
@@ -216,7 +216,7 @@ class ReadyLoop:
         end = self._loop.time() + TURN_SECONDS
         while node.has_ready():
             self._handle(node.ready())
-            if self._installing:
+            if self.installing:
                 return
             if self._loop.time() >= end:
                 self.wake()
@@ -262,10 +262,10 @@ class ReadyLoop:
         # The copy of the state comes first and the log follows: a state that is ahead of its log is found at the next
         # start and the log is cut to it; a log ahead of its state would have lost what is between.
         metadata = message.snapshot.metadata
-        self._installing = True
+        self.installing = True
 
         def installed() -> None:
-            self._installing = False
+            self.installing = False
             self.applied = max(self.applied, metadata.index)
             self.applied_term = metadata.term
             self._write(message, hard_state, metadata)

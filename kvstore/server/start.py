@@ -31,14 +31,16 @@ from kvstore.server.lifecycle import Lifecycle
 from kvstore.server.maintenance import Maintenance
 from kvstore.server.member import Member, RequestProposer, ResponseHeaders
 from kvstore.server.membership import Membership
+from kvstore.server.metrics import Metrics
 from kvstore.server.proposals import Proposals
 from kvstore.server.reads import ReadRounds
 from kvstore.server.ready_loop import ReadyLoop
 from kvstore.server.state import State
+from kvstore.server.telemetry import DiskTimes, publish
 from kvstore.storage import backend as backend_module
 from kvstore.storage import wal as wal_module
 from kvstore.storage.backend import BackendOptions
-from kvstore.storage.batch import TableSpec
+from kvstore.storage.batch import TableSpec, WriteStats
 from kvstore.storage.datadir import DataDirectory
 from kvstore.storage.engine import EngineOptions
 from kvstore.storage.errors import DiskFull
@@ -113,13 +115,17 @@ class RunningMember:
 class _Storage:
     """What a member stands on: its directory, log and state, opened."""
 
-    def __init__(self, config: Config, disk: Disk, fail: Callable[[BaseException], None]) -> None:
+    def __init__(self, config: Config, metrics: Metrics, disk: Disk, fail: Callable[[BaseException], None]) -> None:
+        times = DiskTimes.of(metrics)
         self.directory = DataDirectory.open(config.data_dir, config.wal_dir)
         try:
             engine = EngineOptions(unsafe_no_fsync=config.unsafe_no_fsync)
             keep_open = self.directory.descriptors
             self.wal = wal_module.open_with_process(
-                self.directory.wal, WalOptions(engine=engine), _events("log", disk, fail), keep_open
+                self.directory.wal,
+                WalOptions(engine=engine),
+                _events("log", disk, fail, times.log_committed),
+                keep_open,
             )
             self.backend = backend_module.open_with_process(
                 self.directory.db,
@@ -129,7 +135,7 @@ class _Storage:
                     flush_operations=config.backend_batch_limit,
                     engine=EngineOptions(count_free=True, unsafe_no_fsync=config.unsafe_no_fsync),
                 ),
-                _events("state", disk, fail),
+                _events("state", disk, fail, times.state_committed),
                 keep_open,
             )
         except BaseException:
@@ -143,7 +149,9 @@ class _Storage:
         self.directory.close()
 
 
-def _events(name: str, disk: Disk, fail: Callable[[BaseException], None]) -> WriterEvents:
+def _events(
+    name: str, disk: Disk, fail: Callable[[BaseException], None], committed: Callable[[WriteStats], None]
+) -> WriterEvents:
     log = structlog.get_logger("kvstore.storage")
 
     def full(error: DiskFull) -> None:
@@ -154,11 +162,13 @@ def _events(name: str, disk: Disk, fail: Callable[[BaseException], None]) -> Wri
         log.info("there is room on the disk again", writer=name)
         disk.set_recovered(name)
 
-    return WriterEvents(full=full, recovered=recovered, failed=fail)
+    return WriterEvents(full=full, recovered=recovered, failed=fail, committed=committed)
 
 
-async def start_member(config: Config) -> RunningMember:
+async def start_member(config: Config, metrics: Metrics) -> RunningMember:
     """Start a member and let its peers reach it; it serves clients once it is published.
+
+    metrics: where it publishes what is to be known of it.
 
     Raises ConfigError or BootstrapError for flags that do not fit, StorageError for data that cannot be used, OSError
     for an address that is taken.
@@ -170,7 +180,7 @@ async def start_member(config: Config) -> RunningMember:
             failed.set_result(error)
 
     disk = Disk()
-    storage = _Storage(config, disk, fail)
+    storage = _Storage(config, metrics, disk, fail)
     try:
         identity, origin = await _identify(config, storage)
         await _reconciled(storage)
@@ -181,6 +191,7 @@ async def start_member(config: Config) -> RunningMember:
         raise
     for known in origin.members if origin is not None else ():
         lifecycle.transport.set_member(known.ID, known.peerURLs)
+    publish(metrics, lifecycle)
     lifecycle.start()
     return RunningMember(lifecycle, peer_server, failed)
 
