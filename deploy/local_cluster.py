@@ -86,7 +86,7 @@ async def announce() -> None:
     if not await wait_until_ready():
         print(f"not every member was ready within {READY_SECONDS:.0f} s", flush=True)
         return
-    endpoints = ",".join(place.client_url for place in PLACES)
+    endpoints = ",".join(f"127.0.0.1:{place.client_port}" for place in PLACES)
     print(f"ready; data in {DATA}/, Ctrl-C stops all members. Try:", flush=True)
     print(f"  .venv/bin/kvctl --endpoints={endpoints} endpoint status -w table", flush=True)
     print(f"  ETCDCTL_API=3 etcdctl --endpoints={endpoints} endpoint status -w table", flush=True)
