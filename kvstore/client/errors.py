@@ -397,7 +397,7 @@ class Stopped(ServerError):
     text = "etcdserver: server stopped"
 
 
-class Timeout(ServerError):
+class RequestTimeout(ServerError):
     """Request timed out."""
 
     code = StatusCode.UNAVAILABLE

@@ -79,6 +79,7 @@ class Watcher:
         self._stream: Stream | None = None
         self._fragments: list[Event] = []
         self._backoff = Backoff()
+        self._progress_wanted = False
         self._over = False
         self.header = Header()
         """Of the newest answer, that which ended the watch included."""
@@ -89,12 +90,13 @@ class Watcher:
         return self._create.start_revision
 
     async def request_progress(self) -> None:
-        """Ask for a response without events that tells how far the watch has come; it arrives in turn."""
-        stream = await self._established()
-        try:
-            await stream.write(rpc_pb2.WatchRequest(progress_request=rpc_pb2.WatchProgressRequest()))
-        except (grpc.aio.AioRpcError, asyncio.InvalidStateError):
-            self._drop()
+        """Ask for a response without events that tells how far the watch has come; it arrives in turn.
+
+        While the watch is not established, the request waits for that; this call does not.
+        """
+        self._progress_wanted = True
+        if self._stream is not None:
+            await self._send_progress_request(self._stream)
 
     async def close(self) -> None:
         """End the watch. Iterating it then ends."""
@@ -145,21 +147,24 @@ class Watcher:
             except grpc.aio.AioRpcError as status:
                 await self._resume_or_raise(status)
                 continue
-            self._stream = stream
-            try:
-                await stream.write(rpc_pb2.WatchRequest(create_request=self._create))
-            except (grpc.aio.AioRpcError, asyncio.InvalidStateError):
-                pass  # The stream has ended already; reading from it tells why.
+            await _send(stream, rpc_pb2.WatchRequest(create_request=self._create))
             answer = await self._read(stream)
             if answer is None:
                 continue
             if answer.canceled:
+                stream.cancel()
                 self._over = True
-                self._drop()
                 raise _cancellation(answer)
             if self._create.start_revision == 0:
                 self._create.start_revision = answer.header.revision + 1
+            self._stream = stream
+            if self._progress_wanted:
+                await self._send_progress_request(stream)
         return self._stream
+
+    async def _send_progress_request(self, stream: Stream) -> None:
+        self._progress_wanted = False
+        await _send(stream, rpc_pb2.WatchRequest(progress_request=rpc_pb2.WatchProgressRequest()))
 
     async def _read(self, stream: Stream) -> rpc_pb2.WatchResponse | None:
         """The next answer; None if the stream has ended in a way that a new one can go on from."""
@@ -195,6 +200,13 @@ class Watcher:
             self._stream.cancel()
             self._stream = None
         self._fragments.clear()
+
+
+async def _send(stream: Stream, request: rpc_pb2.WatchRequest) -> None:
+    try:
+        await stream.write(request)
+    except (grpc.aio.AioRpcError, asyncio.InvalidStateError):
+        pass  # The stream is over already; reading from it tells why.
 
 
 def _cancellation(answer: rpc_pb2.WatchResponse) -> errors.ServerError:
