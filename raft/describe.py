@@ -15,8 +15,10 @@ from raft.messages import (
     LOCAL_APPEND_THREAD,
     LOCAL_APPLY_THREAD,
     NONE,
+    ConfChange,
     ConfChangeSingle,
     ConfChangeType,
+    ConfChangeV2,
     ConfState,
     Entry,
     EntryType,
@@ -65,6 +67,12 @@ STATE_NAMES: Final = ("StateFollower", "StateCandidate", "StateLeader", "StatePr
 """Names of the roles, by their number."""
 
 _ENTRY_NAMES = ("EntryNormal", "EntryConfChange", "EntryConfChangeV2")
+_CHANGE_NAMES = ("ConfChangeAddNode", "ConfChangeRemoveNode", "ConfChangeUpdateNode", "ConfChangeAddLearnerNode")
+_TRANSITION_NAMES = (
+    "ConfChangeTransitionAuto",
+    "ConfChangeTransitionJointImplicit",
+    "ConfChangeTransitionJointExplicit",
+)
 _CHANGE_LETTERS = {
     ConfChangeType.ADD_NODE: "v",
     ConfChangeType.ADD_LEARNER_NODE: "l",
@@ -96,6 +104,15 @@ def quote(data: bytes) -> str:
 def describe_changes(changes: Iterable[ConfChangeSingle]) -> str:
     """v1 l2 r3 u4: add voter, add learner, remove, update."""
     return " ".join(f"{_CHANGE_LETTERS[ConfChangeType(change.type)]}{change.node_id}" for change in changes)
+
+
+def describe_conf_change(change: ConfChange | ConfChangeV2) -> str:
+    """{ConfChangeTransitionAuto [{ConfChangeAddNode 3}] []}: every field, in the order of raftpb."""
+    context = _list(change.context)
+    if isinstance(change, ConfChange):
+        return f"{{{_CHANGE_NAMES[change.type]} {change.node_id} {context} {change.id}}}"
+    singles = " ".join(f"{{{_CHANGE_NAMES[single.type]} {single.node_id}}}" for single in change.changes)
+    return f"{{{_TRANSITION_NAMES[change.transition]} [{singles}] {context}}}"
 
 
 def describe_entry(entry: Entry, formatter: EntryFormatter = quote) -> str:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from raft.confchange import as_v2
 from raft.confcodec import decode_entry
-from raft.describe import describe_changes
+from raft.describe import describe_conf_change
 from raft.errors import (
     Compacted,
     InvariantViolation,
@@ -44,14 +44,13 @@ def step_leader(r: Raft, m: Message) -> None:
     if handler is not None:
         handler(r, m)
         return
-    peer_handler = _PEER_HANDLERS[m.type]
-    if peer_handler is None:
-        return
     progress = r.tracker.progress.get(m.from_)
     if progress is None:
         r.logger.debug(f"{r.id:x} no progress available for {m.from_:x}")
         return
-    peer_handler(r, m, progress)
+    peer_handler = _PEER_HANDLERS[m.type]
+    if peer_handler is not None:
+        peer_handler(r, m, progress)
 
 
 # Sending
@@ -188,12 +187,12 @@ def _admit_conf_changes(r: Raft, entries: Sequence[Entry]) -> Sequence[Entry]:
     for position, entry in enumerate(entries):
         if entry.type == EntryType.NORMAL:
             continue
-        change = as_v2(decode_entry(entry))
+        decoded = decode_entry(entry)
+        change = as_v2(decoded)
         refusal = _refusal(r, change)
         if refusal and not r.config.disable_conf_change_validation:
             r.logger.info(
-                f"{r.id:x} ignoring conf change {describe_changes(change.changes)} "
-                f"at config {r.tracker.config}: {refusal}"
+                f"{r.id:x} ignoring conf change {describe_conf_change(decoded)} at config {r.tracker.config}: {refusal}"
             )
             admitted[position] = Entry()
         else:

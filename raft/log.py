@@ -131,9 +131,15 @@ class RaftLog:
         return [*stable, *rest]
 
     def scan(self, lo: int, hi: int, page_size: int) -> Iterator[Sequence[Entry]]:
-        """Entries lo <= index < hi in pages of at most page_size encoded bytes, at least one entry each."""
+        """Entries lo <= index < hi in pages of at most page_size encoded bytes, at least one entry each.
+
+        They must all be there: InvariantViolation if not.
+        """
         while lo < hi:
-            page = self.slice(lo, hi, page_size)
+            try:
+                page = self.slice(lo, hi, page_size)
+            except Compacted as error:
+                raise InvariantViolation(f"error scanning unapplied entries [{lo}, {hi}): {error}") from error
             if not page:
                 raise InvariantViolation(f"got 0 entries in [{lo}, {hi})")
             yield page

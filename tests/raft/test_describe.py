@@ -4,8 +4,23 @@ from __future__ import annotations
 
 import pytest
 
-from raft import ConfState, Entry, EntryType, Message, MessageType, ReadState, Ready, Snapshot, SnapshotMetadata
-from raft.describe import MESSAGE_NAMES, describe_entry, describe_message, describe_ready, quote
+from raft import (
+    ConfChange,
+    ConfChangeSingle,
+    ConfChangeTransition,
+    ConfChangeType,
+    ConfChangeV2,
+    ConfState,
+    Entry,
+    EntryType,
+    Message,
+    MessageType,
+    ReadState,
+    Ready,
+    Snapshot,
+    SnapshotMetadata,
+)
+from raft.describe import MESSAGE_NAMES, describe_conf_change, describe_entry, describe_message, describe_ready, quote
 
 
 @pytest.mark.parametrize(
@@ -37,6 +52,16 @@ def test_an_entry_may_be_formatted_by_its_owner() -> None:
 
 def test_an_entry_that_does_not_decode_says_so() -> None:
     assert describe_entry(Entry(2, 3, EntryType.CONF_CHANGE, b"\x10")) == "2/3 EntryConfChange number without an end"
+
+
+def test_a_configuration_change_is_written_with_every_field() -> None:
+    changes = [ConfChangeSingle(ConfChangeType.ADD_NODE, 3), ConfChangeSingle(ConfChangeType.ADD_LEARNER_NODE, 4)]
+    several = ConfChangeV2(ConfChangeTransition.JOINT_EXPLICIT, changes, b"a")
+    assert describe_conf_change(several) == (
+        "{ConfChangeTransitionJointExplicit [{ConfChangeAddNode 3} {ConfChangeAddLearnerNode 4}] [97]}"
+    )
+    assert describe_conf_change(ConfChangeV2()) == "{ConfChangeTransitionAuto [] []}"
+    assert describe_conf_change(ConfChange(7, ConfChangeType.REMOVE_NODE, 2)) == "{ConfChangeRemoveNode 2 [] 7}"
 
 
 def test_a_message_of_several_entries_takes_several_lines() -> None:

@@ -81,6 +81,12 @@ class TestReading:
         assert [[entry.index for entry in page] for page in pages] == [[1], [2], [3], [4]]
         assert [len(page) for page in log.scan(1, 5, NO_LIMIT)] == [4]
 
+    def test_scanning_what_is_compacted_is_a_bug(self) -> None:
+        log = RaftLog(MemoryStorage(snapshot_at(5, 2)), SilentLogger())
+        log.append([Entry(3, 6)])
+        with pytest.raises(InvariantViolation, match="scanning"):
+            list(log.scan(4, 6, NO_LIMIT))
+
     @pytest.mark.parametrize(
         ("index", "term", "expected"),
         [(2, 3, True), (3, 3, True), (4, 3, True), (2, 4, True), (4, 2, False), (1, 3, False)],

@@ -143,6 +143,7 @@ class InteractionEnvironment:
         self.members: list[Member] = []
         self.messages: list[Message] = []
         self._commands: dict[str, Callable[[Command], None]] = {
+            "_breakpoint": lambda c: None,
             "add-nodes": self._add_nodes,
             "campaign": lambda c: self._node(c).campaign(),
             "compact": self._compact,
