@@ -11,6 +11,7 @@ from typing import Any, Final, Protocol
 import grpc
 
 from kvstore.api.errors import translate
+from kvstore.api.front import Front
 from kvstore.api.gate import Registry
 from kvstore.rpc import Observer, Server, ServerOptions
 from kvstore.rpc.grpcio import GrpcioServer
@@ -74,9 +75,10 @@ class Ngh2Listener:
 
 
 class GrpcioListener:
-    """The server of grpcio. It cannot share its ports with HTTP/1.1."""
+    """The server of grpcio. http1: makes protocols for connections that speak HTTP/1.1; None closes them."""
 
-    def __init__(self, config: Config, observer: Observer) -> None:
+    def __init__(self, config: Config, observer: Observer, http1: Http1Factory | None) -> None:
+        self._reuse_port = config.socket_reuse_port
         options: list[tuple[str, Any]] = [
             ("grpc.max_receive_message_length", config.max_request_bytes + REQUEST_OVERHEAD_BYTES),
             ("grpc.max_send_message_length", -1),
@@ -89,6 +91,7 @@ class GrpcioListener:
         ]
         self._server = grpc.aio.server(options=options)
         self._registry = GrpcioServer(self._server, observer=observer, translate=translate)
+        self._front = None if http1 is None else Front(http1)
 
     @property
     def registry(self) -> Registry:
@@ -97,19 +100,27 @@ class GrpcioListener:
 
     async def open(self, urls: Sequence[Url]) -> list[Url]:
         """Listen: the URLs with the ports that were taken. Raises OSError."""
-        bound = []
-        for url in urls:
-            try:
-                port = self._server.add_insecure_port(Url(url.scheme, url.host or "::", url.port).address)
-            except RuntimeError as error:
-                raise OSError(f"cannot listen on {url}: {error}") from error
-            bound.append(Url(url.scheme, url.host, port))
+        if self._front is None:
+            ports = [self._bind(Url(url.scheme, url.host or "::", url.port).address) for url in urls]
+            await self._server.start()
+            return [Url(url.scheme, url.host, port) for url, port in zip(urls, ports, strict=True)]
+        self._bind(f"unix:{self._front.socket}")
         await self._server.start()
-        return bound
+        return await self._front.open(urls, reuse_port=self._reuse_port)
+
+    def _bind(self, address: str) -> int:
+        try:
+            return self._server.add_insecure_port(address)
+        except RuntimeError as error:
+            raise OSError(f"cannot listen on {address}: {error}") from error
 
     async def close(self, grace: float) -> None:
         """Stop listening, let calls finish for `grace` seconds, close."""
+        if self._front is not None:
+            self._front.stop_listening()
         await self._server.stop(grace)
+        if self._front is not None:
+            self._front.close()
 
 
 def _milliseconds(seconds: float) -> int:

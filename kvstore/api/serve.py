@@ -1,8 +1,7 @@
 """A member for its clients: started, published, served over gRPC and HTTP/1.1, and stopped.
 
-On ngh2 each URL of --listen-client-urls serves both, unless --listen-client-http-urls moves HTTP/1.1 elsewhere. With
---grpc-server=grpcio, which shares a port with nobody, they serve gRPC alone: then HTTP/1.1 is served where
---listen-client-http-urls and --listen-metrics-urls say, and nowhere without them.
+Each URL of --listen-client-urls serves both, whichever gRPC server was chosen, unless --listen-client-http-urls moves
+HTTP/1.1 elsewhere.
 """
 
 from __future__ import annotations
@@ -90,10 +89,10 @@ class ClientApi:
         """Where gRPC is served, once it is."""
 
     def _listener(self, observer: CallMetrics) -> GrpcListener:
+        http1 = None if self._config.listen_client_http_urls else self._http.protocol
         if self._config.grpc_server == "grpcio":
-            return GrpcioListener(self._config, observer)
-        shared = not self._config.listen_client_http_urls
-        return Ngh2Listener(self._config, observer, self._http.protocol if shared else None)
+            return GrpcioListener(self._config, observer, http1)
+        return Ngh2Listener(self._config, observer, http1)
 
     async def open_http(self) -> None:
         """Listen on the URLs that are HTTP's alone. Raises OSError if one of them is taken."""
@@ -106,8 +105,6 @@ class ClientApi:
         )
         if http_urls:
             self._logger.info("serving HTTP", urls=[str(url) for url in http_urls])
-        elif config.grpc_server == "grpcio":
-            self._logger.warning("health, metrics and version are not served: no --listen-metrics-urls")
 
     async def open_grpc(self) -> None:
         """Listen on the client URLs, after open_http. Raises OSError if one of them is taken."""

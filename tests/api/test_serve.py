@@ -72,17 +72,24 @@ async def test_every_client_url_serves_grpc(open_api: Open, member: FakeMember, 
             assert (await Api(member, channel).kv.Put(pb.PutRequest(key=b"k"))).header.member_id == 2
 
 
-async def test_client_urls_serve_http_as_well(open_api: Open) -> None:
-    api = await open_api()
+@pytest.mark.parametrize("server", BOTH)
+async def test_client_urls_serve_http_as_well(open_api: Open, server: GrpcServer) -> None:
+    api = await open_api(grpc_server=server)
     status, text = await get(api.urls[0], "/version")
     assert (status, json.loads(text)["etcdserver"]) == (200, "3.6.0")
 
 
-async def test_http_urls_take_http_away_from_the_client_urls(open_api: Open) -> None:
+@pytest.mark.parametrize("server", BOTH)
+async def test_http_urls_take_http_away_from_the_client_urls(
+    open_api: Open, member: FakeMember, server: GrpcServer
+) -> None:
     http = free_url()
-    api = await open_api(listen_client_http_urls=(http,))
+    api = await open_api(listen_client_http_urls=(http,), grpc_server=server)
+    made = client(member, api)
+    assert await status_of(made.kv.Put(pb.PutRequest(key=b"k"))) == (StatusCode.OK, "")
+    await made.channel.close(None)
     assert (await get(http, "/version"))[0] == 200
-    with pytest.raises(aiohttp.ClientConnectionError):
+    with pytest.raises(aiohttp.ClientError):
         await get(api.urls[0], "/version")
 
 
