@@ -11,7 +11,7 @@ from collections.abc import AsyncIterable, Awaitable
 from typing import TYPE_CHECKING, Any
 
 from kvstore.rpc.context import ServerContext
-from kvstore.rpc.framing import PREFIX_BYTES, MessageReader
+from kvstore.rpc.framing import PREFIX_BYTES
 from kvstore.rpc.incoming import EOF, Incoming, call_ended
 from kvstore.rpc.metadata import Headers
 from kvstore.rpc.outgoing import WRITTEN, Buffered, Written
@@ -26,13 +26,7 @@ if TYPE_CHECKING:
 class Call(ServerContext):
     """What calls of all kinds have in common: collecting messages, failing, and being cancelled."""
 
-    __slots__ = ("inbox", "reader")
-
-    def __init__(self, connection: "ServerConnection", stream_id: int, method: "Method", headers: Headers) -> None:
-        super().__init__(connection, stream_id, method, headers)
-        # Complete messages that nobody has taken yet.
-        self.inbox: deque[bytes] | None = None
-        self.reader: MessageReader | None = None
+    __slots__ = ()
 
     def receive(self, data: bytes, end_stream: bool) -> None:
         """A DATA frame of this call has arrived."""

@@ -28,6 +28,8 @@ from kvstore.rpc.keepalive import Keepalive, Timer
 from kvstore.rpc.options import ChannelOptions
 from kvstore.rpc.status import RpcError, StatusCode
 
+# Half of the smallest connection window in use, in frames of 16 KiB.
+_MAX_CUT_OFF = 512
 # RFC 9113 §6.5.2: without a word of the server there is no limit.
 _UNLIMITED = (1 << 32) - 1
 _KEEPALIVE_PING = b"keepaliv"
@@ -54,6 +56,7 @@ class ClientConnection:
 
     __slots__ = (
         "_calls",
+        "_cut_off",
         "_engine",
         "_host",
         "_keepalive",
@@ -90,6 +93,7 @@ class ClientConnection:
         # New calls may be started.
         self.usable = True
         self._ready = False
+        self._cut_off = 0
         self._keepalive: Keepalive | None = None
         if options.keepalive_interval is not None:
             self._keepalive = Keepalive(
@@ -160,6 +164,12 @@ class ClientConnection:
         except EngineError:
             return
         self._touch()
+        if call.headers:
+            # When the engine resets a stream in the middle of one of its DATA frames, it never gives back the
+            # connection's credit for the part that has arrived. Before that can add up, calls move to a new connection.
+            self._cut_off += 1
+            if self._cut_off >= _MAX_CUT_OFF:
+                self._refuse("renewed after many cancelled calls")
         self._start_queued()
 
     def _start_queued(self) -> None:

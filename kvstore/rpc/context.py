@@ -5,10 +5,12 @@ not sockets, and not how the handler's result becomes the response (call.py).
 """
 
 import asyncio
+from collections import deque
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from kvstore.rpc.deadlines import Bucket
+from kvstore.rpc.framing import MessageReader
 from kvstore.rpc.metadata import Headers, decode_metadata
 from kvstore.rpc.outgoing import WRITTEN, Written
 from kvstore.rpc.promise import Promise
@@ -45,8 +47,10 @@ class ServerContext:
         "finished",
         "half_closed",
         "headers",
+        "inbox",
         "method",
         "pending",
+        "reader",
         "started",
         "stream_id",
     )
@@ -64,6 +68,9 @@ class ServerContext:
         self.started = False
         self.deadline: float | None = None
         self.bucket: Bucket | None = None
+        # Cuts messages out of what does not come in one piece; those that are complete and not yet taken.
+        self.reader: MessageReader | None = None
+        self.inbox: deque[bytes] | None = None
         # What the response waits for.
         self.pending: Promise[Any] | asyncio.Future[Any] | None = None
         self.customised: Extras | None = None

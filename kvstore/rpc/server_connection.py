@@ -55,6 +55,8 @@ _TRAILERS_OK = (_GRPC_STATUS[StatusCode.OK],)
 _MAX_PING_STRIKES = 2
 # Without calls and without permission a client may ping once in two hours.
 _IDLE_PING_INTERVAL = 7200.0
+# How long a client may take to end a stream that has been answered.
+_LINGER_SECONDS = 5.0
 _DRAIN_PING = b"draining"
 _KEEPALIVE_PING = b"keepaliv"
 
@@ -96,6 +98,23 @@ class TokenBucket:
         return True
 
 
+class LingeringStream:
+    """A stream that has its response but not the end of its request.
+
+    It is not reset at once, as RFC 9113 §8.1 would allow: when the engine resets a stream in the middle of one of its
+    DATA frames, it never gives back the connection's credit for the part that has arrived.
+    """
+
+    __slots__ = ("_connection", "_stream_id")
+
+    def __init__(self, connection: "ServerConnection", stream_id: int) -> None:
+        self._connection = connection
+        self._stream_id = stream_id
+
+    def expire(self) -> None:
+        self._connection.reset_lingering(self._stream_id)
+
+
 class ServerConnection:
     """The server's side of one HTTP/2 connection that carries gRPC calls.
 
@@ -110,7 +129,6 @@ class ServerConnection:
         "_calls",
         "_control",
         "_engine",
-        "_finished_early",
         "_goaway_sent",
         "_keepalive",
         "_last_ping",
@@ -165,8 +183,6 @@ class ServerConnection:
         self._calls: dict[int, Call] = {}
         # Streams with somebody waiting in drain().
         self.blocked: dict[StreamCall, None] = {}
-        # Answered before the client had sent all: to be reset once the answer is out.
-        self._finished_early: list[int] = []
         self.partial_bytes = 0
         # A flush is due; whoever sets it has asked the host for it.
         self.dirty = False
@@ -330,7 +346,7 @@ class ServerConnection:
         except EngineError:
             return
         if not end_stream:
-            self._finished_early.append(stream_id)
+            self._linger(stream_id)
         self.touch()
 
     # What calls need
@@ -422,7 +438,7 @@ class ServerConnection:
             return
         self._sent_since_ping = True
         if not call.half_closed:
-            self._finished_early.append(stream_id)
+            self._linger(stream_id)
         if not self.dirty:
             self.dirty = True
             self.host.flush_later()
@@ -487,7 +503,7 @@ class ServerConnection:
             return
         self._sent_since_ping = True
         if not call.half_closed:
-            self._finished_early.append(call.stream_id)
+            self._linger(call.stream_id)
         self.touch()
 
     def _fields(self, call: ServerContext) -> tuple[Headers, Headers]:
@@ -507,8 +523,6 @@ class ServerConnection:
         engine = self._engine
         try:
             data = engine.data_to_send(amount)
-            if self._finished_early and len(data) < amount and self._reset_finished():
-                data += engine.data_to_send(amount)
         except EngineError as error:
             self._fail(ConnectionFailed(ErrorCode.INTERNAL_ERROR, str(error)))
             return b""
@@ -521,15 +535,22 @@ class ServerConnection:
                 call.resume()
         return data
 
-    def _reset_finished(self) -> bool:
-        """Reset streams whose response is out though their request is not complete. True if there were any."""
-        finished, self._finished_early = self._finished_early, []
-        for stream_id in finished:
-            if self.queued(stream_id):
-                self._finished_early.append(stream_id)
-            else:
-                self._engine.reset_stream(stream_id, ErrorCode.NO_ERROR)
-        return len(self._finished_early) < len(finished)
+    def _linger(self, stream_id: int) -> None:
+        """A stream is answered though the client has not sent all: clients then end it themselves, most of them."""
+        self.host.expire_at(self.host.now() + _LINGER_SECONDS, LingeringStream(self, stream_id))
+
+    def reset_lingering(self, stream_id: int) -> None:
+        """End a stream whose client has not, once the answer is out."""
+        if self.failed or self.closed:
+            return
+        if self.queued(stream_id):
+            self._linger(stream_id)
+            return
+        try:
+            self._engine.reset_stream(stream_id, ErrorCode.NO_ERROR)
+        except EngineError:
+            return
+        self.touch()
 
     # Ending
 

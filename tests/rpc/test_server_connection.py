@@ -86,7 +86,10 @@ def test_an_oversized_request_is_refused_before_it_is_sent() -> None:
     exchange.client.send_data(stream_id, (101).to_bytes(5, "big"))
     exchange.transfer()
     assert exchange.status(stream_id) == (8, "grpc: received message larger than max (101 vs. 100)")
-    # The rest of the request is wanted no more (RFC 9113 §8.1).
+    # The rest of the request is wanted no more (RFC 9113 §8.1), but a client has time to find out by itself.
+    assert stream_id not in exchange.resets
+    exchange.host.advance(6)
+    exchange.transfer()
     assert exchange.resets[stream_id] == 0
     assert exchange.status(exchange.call(request=bytes(100)))[0] == 0
     assert exchange.status(exchange.call(request=bytes(101)))[0] == 8
@@ -394,6 +397,27 @@ def test_streams_share_the_connections_buffer_but_none_starves() -> None:
     while second.write(bytes(1000)):
         exchange.transfer()
     assert second.buffered < 15_000
+
+
+def test_refusing_uploads_in_midframe_costs_the_connection_nothing() -> None:
+    options = ServerOptions(max_receive_bytes=10_000, connection_window=100_000)
+    exchange = Exchange({"Unary": Handler(echo)}, options=options)
+    exchange.transfer()
+    for _ in range(50):
+        stream_id = exchange.client.send_request(request_headers())
+        exchange.client.send_data(stream_id, frame(bytes(20_000)), end_stream=True)
+        upload = exchange.client.data_to_send(1 << 20)
+        # The answer is on its way while a DATA frame is half received.
+        exchange.server.receive_data(upload[:10_000])
+        answer = exchange.server.data_to_send(1 << 20)
+        exchange.server.receive_data(upload[10_000:20_000])
+        answer += exchange.server.data_to_send(1 << 20)
+        exchange.server.receive_data(upload[20_000:])
+        exchange.client.receive(answer)
+        exchange.note()
+        exchange.transfer()
+        assert exchange.trailers.pop(stream_id)[b"grpc-status"] == b"8"
+    assert exchange.status(exchange.call(request=bytes(9_000)))[0] == 0
 
 
 def test_writing_to_an_ended_call_is_refused_gently() -> None:

@@ -120,11 +120,12 @@ class Exchange:
             self.server.dirty = False
             if downward:
                 self.client.receive(downward)
-                self._note()
+                self.note()
             if not upward and not downward:
                 return
 
-    def _note(self) -> None:
+    def note(self) -> None:
+        """Keep what the client has received."""
         for event in self.client.events():
             if isinstance(event, ResponseReceived):
                 self.headers[event.stream_id] = dict(event.headers)
