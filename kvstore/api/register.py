@@ -15,7 +15,7 @@ from kvstore.api.gate import Gate, GatedRegistry, Registry
 from kvstore.api.kv import KVService
 from kvstore.api.lease import LeaseService
 from kvstore.api.maintenance import MaintenanceService
-from kvstore.api.watch import CatchUp, WatchService
+from kvstore.api.watch import WatchService
 from kvstore.pb import (
     election_pb2,
     election_pb2_grpc,
@@ -29,7 +29,7 @@ from kvstore.server.member import Member
 Registration = tuple[Callable[[Any, Any], Any], object]
 
 
-def register(registry: Registry, member: Member, gate: Gate, catch_up: CatchUp) -> health.HealthServicer:
+def register(registry: Registry, member: Member, gate: Gate) -> health.HealthServicer:
     """Put the etcd v3 services behind the gate, and health and reflection beside it.
 
     Auth, Lock and Election are there to be found and answer UNIMPLEMENTED. Health says SERVING for the empty name, for
@@ -38,7 +38,7 @@ def register(registry: Registry, member: Member, gate: Gate, catch_up: CatchUp) 
     """
     gated: list[Registration] = [
         (rpc_pb2_grpc.add_KVServicer_to_server, KVService(member)),
-        (rpc_pb2_grpc.add_WatchServicer_to_server, WatchService(catch_up)),
+        (rpc_pb2_grpc.add_WatchServicer_to_server, WatchService(member)),
         (rpc_pb2_grpc.add_LeaseServicer_to_server, LeaseService(member)),
         (rpc_pb2_grpc.add_ClusterServicer_to_server, ClusterService(member)),
         (rpc_pb2_grpc.add_MaintenanceServicer_to_server, MaintenanceService(member)),

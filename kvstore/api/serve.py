@@ -18,7 +18,6 @@ from kvstore.api.health import MemberHealth
 from kvstore.api.http import HttpOptions, HttpServer, http_app
 from kvstore.api.listeners import GrpcioListener, GrpcListener, Ngh2Listener
 from kvstore.api.register import register
-from kvstore.api.watch import CatchUp
 from kvstore.server.config import Config, Url
 from kvstore.server.member import Member
 from kvstore.server.metrics import CallMetrics, LoopLag, Metrics, collector_registry, publish_descriptors
@@ -79,12 +78,11 @@ class ClientApi:
         self._config = config
         self._logger = logger
         self._gate = Gate(member)
-        self._catch_up = CatchUp(member.store.watches, config.watch_progress_notify_interval)
         self._http = HttpServer(
             http_app(MemberHealth(member), metrics, collector_registry(metrics), logger, HttpOptions())
         )
         self._grpc = self._listener(CallMetrics(metrics))
-        self._health = register(self._grpc.registry, member, self._gate, self._catch_up)
+        self._health = register(self._grpc.registry, member, self._gate)
         self.urls: list[Url] = []
         """Where gRPC is served, once it is."""
 
@@ -109,7 +107,6 @@ class ClientApi:
     async def open_grpc(self) -> None:
         """Listen on the client URLs, after open_http. Raises OSError if one of them is taken."""
         config = self._config
-        self._catch_up.start()
         self.urls = await self._grpc.open([_bindable(url) for url in config.listen_client_urls])
         self._logger.info("serving clients", urls=[str(url) for url in self.urls], server=config.grpc_server)
 
@@ -117,7 +114,6 @@ class ClientApi:
         """Stop listening, end streams, let other calls finish for a few seconds, close every connection."""
         await self._health.enter_graceful_shutdown()
         self._gate.close()
-        self._catch_up.stop()
         await self._grpc.close(GRACE_SECONDS)
         await self._http.stop()
 

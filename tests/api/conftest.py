@@ -10,10 +10,9 @@ import pytest
 from kvstore.api.errors import translate
 from kvstore.api.gate import Gate
 from kvstore.api.register import register
-from kvstore.api.watch import CatchUp
 from kvstore.rpc import Server
 from kvstore.rpc.grpcio import GrpcioServer
-from tests.api.harness import DEADLINE, Api, FakeMember
+from tests.api.harness import Api, FakeMember
 from tests.api.real_member import RealMember
 
 
@@ -29,14 +28,14 @@ def gate(member: FakeMember) -> Gate:
 
 async def serve_ngh2(member: FakeMember, gate: Gate) -> AsyncIterator[int]:
     server = Server(translate=translate)
-    register(server, member, gate, CatchUp(member.store.watches, DEADLINE))
+    register(server, member, gate)
     yield await server.listen("127.0.0.1", 0)
     await server.stop()
 
 
 async def serve_grpcio(member: FakeMember, gate: Gate) -> AsyncIterator[int]:
     server = grpc.aio.server()
-    register(GrpcioServer(server, translate=translate), member, gate, CatchUp(member.store.watches, DEADLINE))
+    register(GrpcioServer(server, translate=translate), member, gate)
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
     yield port
