@@ -22,9 +22,10 @@ def varint_size(value: int) -> int:
 
 def entry_size(entry: Entry) -> int:
     """Bytes of the encoded entry. An empty payload is not encoded at all."""
+    # Each varint as in varint_size, written out: this is called for every entry of a message that has a limit.
+    size = _FIXED + ((entry.term.bit_length() + 6) // 7 or 1) + ((entry.index.bit_length() + 6) // 7 or 1)
     length = len(entry.data)
-    payload = 1 + varint_size(length) + length if length else 0
-    return _FIXED + varint_size(entry.term) + varint_size(entry.index) + payload
+    return size + 1 + (length.bit_length() + 6) // 7 + length if length else size
 
 
 def entries_size(entries: Sequence[Entry]) -> int:
@@ -33,8 +34,8 @@ def entries_size(entries: Sequence[Entry]) -> int:
     Takes some 50 ns an entry where they are alike, as in a batch of one term, against 500 ns one by one
     (tests/raft/bench.py, with limits in bytes).
     """
-    if not entries:
-        return 0
+    if len(entries) <= 1:
+        return entry_size(entries[0]) if entries else 0
     first, last = entries[0], entries[-1]
     # Terms and indexes only rise, so equal sizes at both ends mean equal sizes in between.
     term, index = varint_size(first.term), varint_size(first.index)
@@ -67,7 +68,7 @@ def limited_end(entries: Sequence[Entry], start: int, end: int, max_size: int) -
 
     Costs as much as what fits, however much there is.
     """
-    if max_size >= NO_LIMIT:
+    if max_size >= NO_LIMIT or end - start <= 1:
         return end
     left = max_size
     position = start
