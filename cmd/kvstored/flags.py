@@ -209,10 +209,7 @@ GROUPS: Final[Mapping[str, tuple[Flag, ...]]] = {
         ),
         Flag("snapshot-catchup-entries", "5000", "Entries kept behind a cut of the log.", parse_integer),
     ),
-    "Unsafe": (
-        Flag("force-new-cluster", "false", "Make this member the only one of its cluster.", parse_bool),
-        Flag("unsafe-no-fsync", "false", "Do not wait for the disk. Loses data.", parse_bool),
-    ),
+    "Unsafe": (Flag("unsafe-no-fsync", "false", "Do not wait for the disk. Loses data.", parse_bool),),
 }
 
 NOT_YET: Final = (
@@ -279,6 +276,7 @@ NOT_YET: Final = (
     _later("compact-hash-check-time", "1m", parse_duration),
     _later("bootstrap-defrag-threshold-megabytes", "0", parse_integer),
     _later("downgrade-check-time", "5s", parse_duration),
+    _later("force-new-cluster", "false", parse_bool),
 )
 
 FLAGS: Final[Mapping[str, Flag]] = {flag.name: flag for group in (*GROUPS.values(), NOT_YET) for flag in group}

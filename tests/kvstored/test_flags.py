@@ -71,7 +71,6 @@ EFFECTIVE: dict[str, tuple[str, Any]] = {
     "compaction-sleep-interval": ("1s", 1.0),
     "watch-progress-notify-interval": ("1s", 1.0),
     "snapshot-catchup-entries": ("0", 0),
-    "force-new-cluster": ("true", True),
     "unsafe-no-fsync": ("true", True),
 }
 # What must be set as well for the value to be accepted.
