@@ -4,8 +4,11 @@ A wheel of ticks: every deadline falls into the bucket of the first tick not bef
 ordered. A call adds and removes itself in constant time, whatever its timeout. Reads no clock and sets no timer.
 """
 
+import logging
 from heapq import heappop, heappush
 from typing import Protocol
+
+logger = logging.getLogger(__name__)
 
 # Deadlines fire at most this much late; a call's own client gives up by its own clock anyway.
 TICKS_PER_SECOND = 100
@@ -53,4 +56,8 @@ class DeadlineWheel:
         while self._ticks and self._ticks[0] / TICKS_PER_SECOND <= now:
             bucket = self._buckets.pop(heappop(self._ticks))
             for item in list(bucket):
-                item.expire()
+                try:
+                    item.expire()
+                except Exception:
+                    # The others are due as well.
+                    logger.exception("a deadline could not be acted upon")

@@ -298,7 +298,7 @@ class GrpcioContext:
 
     def _status_of(self, error: Exception) -> RpcError:
         if isinstance(error, RpcError):
-            return error
+            return RpcError(error.code, error.message, error.metadata or self._trailing)
         translated = self._translate(error)
         if translated is not None:
             return translated

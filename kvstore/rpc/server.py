@@ -85,10 +85,12 @@ class SniffingProtocol(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
+        self._server.sniffing.add(self)
         options = self._server.options
         self._bucket = self._loop_host.expire_at(self._loop_host.now() + options.preface_timeout, self)
 
     def expire(self) -> None:
+        """It has not said what it speaks in time."""
         if self._transport is not None:
             self._transport.abort()
 
@@ -105,6 +107,7 @@ class SniffingProtocol(asyncio.Protocol):
                 self._transport.abort()
 
     def _forget(self) -> None:
+        self._server.sniffing.discard(self)
         if self._bucket is not None:
             self._bucket.pop(self, None)
             self._bucket = None
@@ -146,6 +149,8 @@ class Server:
         self.translate = translate
         self._listeners: list[asyncio.Server] = []
         self._protocols: set[GrpcProtocol] = set()
+        # Connections that have not said what they speak. For the server's own protocols.
+        self.sniffing: set[SniffingProtocol] = set()
         self._loop_host: LoopHost | None = None
         self._all_closed = asyncio.Event()
         self._all_closed.set()
@@ -181,7 +186,8 @@ class Server:
     ) -> int:
         """Serve on TCP. host: an address, a name, or None for all interfaces. port: 0 takes a free one.
 
-        Returns the port. Raises OSError if it cannot be bound.
+        ssl: a server context; its ALPN protocols are set here. Returns the port (of the first address, where several
+        are bound with port 0). Raises OSError if it cannot be bound.
         """
         loop = asyncio.get_running_loop()
         listener = await loop.create_server(
@@ -189,6 +195,7 @@ class Server:
             host,
             port,
             ssl=_with_alpn(ssl, self.http1_factory is not None),
+            ssl_handshake_timeout=self.options.preface_timeout if ssl else None,
             reuse_address=True,
             reuse_port=reuse_port,
             backlog=backlog,
@@ -200,8 +207,13 @@ class Server:
     async def listen_unix(self, path: str, *, ssl: tls.SSLContext | None = None, backlog: int = 1024) -> None:
         """Serve on a unix socket. Raises OSError if it cannot be bound."""
         loop = asyncio.get_running_loop()
-        context = _with_alpn(ssl, self.http1_factory is not None)
-        listener = await loop.create_unix_server(self.protocol_factory, path, ssl=context, backlog=backlog)
+        listener = await loop.create_unix_server(
+            self.protocol_factory,
+            path,
+            ssl=_with_alpn(ssl, self.http1_factory is not None),
+            ssl_handshake_timeout=self.options.preface_timeout if ssl else None,
+            backlog=backlog,
+        )
         self._listeners.append(listener)
 
     def opened(self, protocol: GrpcProtocol) -> None:
@@ -222,6 +234,8 @@ class Server:
         listeners, self._listeners = self._listeners, []
         for listener in listeners:
             listener.close()
+        for undecided in list(self.sniffing):
+            undecided.expire()
         if grace:
             for protocol in list(self._protocols):
                 protocol.connection.drain()

@@ -392,7 +392,9 @@ class ServerConnection:
     def status_of(self, error: BaseException, call: Call) -> RpcError:
         """The status that a handler's exception ends its call with."""
         if isinstance(error, RpcError):
-            return error
+            if error.metadata or call.customised is None:
+                return error
+            return RpcError(error.code, error.message, call.customised.trailing)
         if isinstance(error, asyncio.CancelledError):
             return RpcError(StatusCode.CANCELLED, "the handler was cancelled")
         if self._translate is not None and isinstance(error, Exception):

@@ -76,12 +76,12 @@ async def port() -> AsyncIterator[int]:
         yield port
 
 
-def requests(count: int, *, reset: bool) -> bytes:
+def requests(count: int, *, reset: bool, padding: str = "") -> bytes:
     """Request headers of a proper client, each followed by its reset if so asked."""
     client = Engine.client(H2Limits())
     data = b""
     for _ in range(count):
-        stream_id = client.send_request(request_headers("/rpctest.Echo/Unary"))
+        stream_id = client.send_request(request_headers("/rpctest.Echo/Unary", padding=padding))
         data += client.data_to_send(1 << 20)
         if reset:
             client.reset_stream(stream_id, 8)
@@ -101,6 +101,7 @@ FLOODS = {
     "rapid reset": requests(400, reset=True),
     "continuations": continuation_flood(5000, b""),
     "endless headers": continuation_flood(5000, b"\x40\x01a\x7f\x81\x00" + b"b" * 256),
+    "large headers": requests(1, reset=False, padding="x" * 60_000),
     "window overflow": HELLO + raw_frame(WINDOW_UPDATE, 0, 0, struct.pack(">I", 0x7FFFFFFF)) * 2,
     "data without stream": HELLO + raw_frame(DATA, 0, 1, b"x"),
     "huge frame": HELLO + b"\xff\xff\xff\x00\x00\x00\x00\x00\x01",
@@ -136,6 +137,14 @@ async def test_a_connection_that_says_nothing_is_closed(port: int, data: bytes) 
     attacker = await Attacker.connect(port)
     await attacker.send(data)
     assert await attacker.rest() == b""
+
+
+async def test_a_silent_connection_does_not_outlive_the_server() -> None:
+    async with serving(Servicer()) as (server, port):
+        attacker = await Attacker.connect(port)
+        await eventually(lambda: server.sniffing)
+        await server.stop(1)
+        assert await attacker.rest() == b""
 
 
 async def test_a_preface_in_single_bytes_is_understood(port: int) -> None:

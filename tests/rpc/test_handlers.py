@@ -69,6 +69,10 @@ class Servicer(EchoServicer):  # type: ignore[misc]
     def unary_domain_error(self, request: Any, context: Any) -> Any:
         raise KeyError("foo")
 
+    def unary_error_with_trailers(self, request: Any, context: Any) -> Any:
+        context.set_trailing_metadata((("set", "before"),))
+        raise RpcError(StatusCode.NOT_FOUND, "gone")
+
     async def unary_abort(self, request: Any, context: Any) -> Any:
         await context.abort(grpc.StatusCode.NOT_FOUND, "nothing here", (("hint", "elsewhere"),))
 
@@ -206,6 +210,7 @@ async def test_an_error_carries_trailing_metadata(echo: Echo) -> None:
     assert trailers["reason"] == "compacted"
     assert trailers["raw-bin"] == b"\x00\xff"
     assert dict(await echo[0].Unary(Text(text="abort")).trailing_metadata())["hint"] == "elsewhere"
+    assert dict(await echo[0].Unary(Text(text="error_with_trailers")).trailing_metadata())["set"] == "before"
 
 
 async def test_metadata_passes_both_ways(echo: Echo) -> None:

@@ -15,7 +15,7 @@ from grpc_health.v1._async import HealthServicer
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from grpc_reflection.v1alpha._async import ReflectionServicer
 
-from kvstore.rpc import Channel, RpcError, Server, ServerOptions, StatusCode
+from kvstore.rpc import Channel, Metadata, RpcError, Server, ServerOptions, StatusCode
 from tests.rpc.certificates import Authority
 from tests.rpc.harness import Text, eventually, grpcio_eof, pb2_grpc, serving, status_of, stub_of
 from tests.rpc.test_handlers import Servicer
@@ -176,7 +176,12 @@ async def hello(request: web.BaseRequest) -> web.Response:
 
 
 @pytest.mark.parametrize("tls", [False, True])
-async def test_http1_and_grpc_share_a_port(tls: bool, tmp_path: Path) -> None:
+@pytest.mark.parametrize("run", [asyncio.run, uvloop.run])
+def test_http1_and_grpc_share_a_port(run: Callable[[Any], None], tls: bool, tmp_path: Path) -> None:
+    run(speak_both(tls, tmp_path))
+
+
+async def speak_both(tls: bool, tmp_path: Path) -> None:
     authority = Authority(tmp_path)
     web_server = web.Server(hello)
     server = Server(http1_factory=web_server)
@@ -190,14 +195,12 @@ async def test_http1_and_grpc_share_a_port(tls: bool, tmp_path: Path) -> None:
             url = f"{scheme}://localhost:{port}/path"
             async with session.request(method, url, data=body, ssl=client_context) as response:
                 assert await response.text() == f"{method} /path {len(body)}"
-    credentials = grpc.ssl_channel_credentials(authority.path.read_bytes())
-    channel = (
-        grpc.aio.secure_channel(f"localhost:{port}", credentials)
-        if tls
-        else grpc.aio.insecure_channel(f"localhost:{port}")
-    )
-    async with channel:
-        assert (await pb2_grpc.EchoStub(channel).Unary(Text(text="plain"))).text == "plain"
+    channel = Channel(f"localhost:{port}", ssl=authority.client_context() if tls else None)
+    request = Text(text="metadata", data=bytes(1_000_000)).SerializeToString()
+    metadata: Metadata = [("greeting", "hello"), ("token-bin", b"1")]
+    answer = await channel.unary("/rpctest.Echo/Unary", request, metadata=metadata)
+    assert Text.FromString(answer).text == "hello"
+    await channel.close()
     await web_server.shutdown()
     await server.stop()
 
