@@ -105,8 +105,16 @@ class Compactor:
             return
         self._active = self._target
         self._cursor = REVISION.pack(0, 0)
-        self._backend.flush()
-        self._later(0.0, self._step_of(self._run))
+        # Not at once: this may be called while an entry of the log is applied, half of which must not be flushed.
+        self._later(0.0, self._begin_of(self._run))
+
+    def _begin_of(self, run: int) -> Callable[[], None]:
+        def begin() -> None:
+            if run == self._run:
+                self._backend.flush()
+                self._step_of(run)()
+
+        return begin
 
     def _step_of(self, run: int) -> Callable[[], None]:
         def step() -> None:

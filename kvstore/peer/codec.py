@@ -116,5 +116,8 @@ def encode_batch(messages: list[Message]) -> bytes:
 
 
 def decode_batch(batch: pb.MessageBatch) -> list[Message]:
-    """The inverse of encode_batch. Raises MalformedMessage."""
-    return [decode_message(message) for message in batch.messages]
+    """The inverse of encode_batch. Raises MalformedMessage; a snapshot comes with its data or not at all."""
+    messages = [decode_message(message) for message in batch.messages]
+    if any(message.type is MessageType.SNAP for message in messages):
+        raise MalformedMessage("a snapshot without its data")
+    return messages

@@ -43,7 +43,7 @@ from kvstore.storage.backend import BackendOptions
 from kvstore.storage.batch import TableSpec, WriteStats
 from kvstore.storage.datadir import DataDirectory
 from kvstore.storage.engine import EngineOptions
-from kvstore.storage.errors import DiskFull
+from kvstore.storage.errors import DiskFull, WriterFailed
 from kvstore.storage.meta import Identity
 from kvstore.storage.wal import Wal, WalOptions
 from kvstore.storage.writer import WriterEvents
@@ -240,7 +240,13 @@ def _assemble(
         compaction=CompactionConfig(config.compaction_batch_limit, config.compaction_sleep_interval),
         watch=WatchConfig(fragment_bytes=config.max_request_bytes + RESPONSE_OVERHEAD_BYTES),
     )
-    state = State(config, identity, storage.backend, storage.wal, store, lessor, fail)
+
+    def give_up(error: BaseException) -> None:
+        # What is in memory may be half of what it should be. What is on disk is whole, and the log has the rest.
+        fail(error)
+        storage.backend.abandon(WriterFailed(f"nothing more is stored after: {error}"))
+
+    state = State(config, identity, storage.backend, storage.wal, store, lessor, give_up)
     node = RawNode(_raft_config(config, identity, storage.wal, state.applied))
     if origin is not None and origin.founders is not None:
         node.bootstrap(origin.founders)
@@ -258,7 +264,7 @@ def _assemble(
         reads=reads,
         applied=state.applied,
         on_leadership=lambda leadership: parts.lifecycle.leadership_changed(leadership),
-        on_failure=fail,
+        on_failure=give_up,
     )
     applier = Applier(
         member_id=identity.member_id,

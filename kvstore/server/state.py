@@ -94,10 +94,13 @@ class State:
         """Apply entries in their order."""
         if self._applier is None:
             raise AssertionError("entries to apply before anyone is there to do it")
+        # An error on the way leaves this set, and the backend then refuses to store what was half done.
+        self.backend.applying = True
         self._applier.apply(entries)
         last = entries[-1]
         self.applied, self.applied_term = last.index, last.term
         self.backend.set_applied(last.index, last.term)
+        self.backend.applying = False
 
     def turn_ended(self) -> None:
         """Tell watchers, flush when it is time, and cut the log behind what is durable."""

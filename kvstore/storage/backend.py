@@ -55,6 +55,8 @@ class Backend:
         self.meta = Meta(self.table(META.name))
         self.size = env.sizes.file_bytes
         self.size_in_use = env.sizes.file_bytes - env.sizes.free_bytes
+        # Set by the member while the tables are ahead of `applied`.
+        self.applying = False
         self._in_flight = False
         self._flush_again = False
         self._last_flush = 0.0
@@ -110,6 +112,8 @@ class Backend:
 
     def flush(self) -> None:
         """Freeze the overlay and send it; if a flush is under way, right after it."""
+        if self.applying:
+            raise AssertionError("a flush while an entry is applied would store half of it")
         if self._in_flight:
             self._flush_again = True
             return
@@ -190,6 +194,10 @@ class Backend:
     def retry(self) -> None:
         """Try at once to write what the full disk has refused."""
         self._writer.retry()
+
+    def abandon(self, error: StorageError) -> None:
+        """Flush nothing more: what is in memory cannot be trusted. What is on disk is whole, only older."""
+        self._failed(error)
 
     async def close(self) -> None:
         """Flush what is there and end the writer. After a failure nothing is flushed."""
