@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -114,7 +115,7 @@ def put(settings: Settings, **options: Any) -> None:
 
     A value that begins with a dash needs a double dash before it: `kvctl put k -- -1`.
     """
-    op = put_op(options)
+    op = put_op(options, sys.stdin.buffer.read)
     from kvctl import session
     from kvstore.client import Client
     from kvstore.client.results import PutResult
@@ -132,8 +133,8 @@ def put(settings: Settings, **options: Any) -> None:
     display.show(display.writer(settings).put(session.call(settings, work)))
 
 
-def put_op(options: dict[str, Any]) -> Put:
-    """The write that the flags and arguments of `put` describe; reads standard input for a value not given."""
+def put_op(options: dict[str, Any], read: Callable[[], bytes]) -> Put:
+    """The write that the flags and arguments of `put` describe; a value not given is what `read` returns."""
     from kvstore.client import Put
 
     words = options["words"]
@@ -143,7 +144,7 @@ def put_op(options: dict[str, Any]) -> Put:
         bad_args("put command needs only 1 argument when 'ignore-value' is set")
     value: bytes | str = b""
     if not options["ignore_value"]:
-        value = words[1] if len(words) > 1 else sys.stdin.buffer.read()
+        value = words[1] if len(words) > 1 else read()
         if len(words) == 1 and not value:
             bad_args("put command needs 1 argument and input from stdin or 2 arguments")
     try:

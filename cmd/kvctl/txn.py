@@ -111,7 +111,8 @@ def _request(line: bytes) -> Op:
         raise CommandFailed(Exit.INVALID_INPUT, f"invalid txn compare request: {shown}")
     parsers: dict[str, tuple[click.Command, Callable[[dict[str, Any]], Op]]] = {
         "get": (kv.get, kv.get_op),
-        "put": (kv.put, kv.put_op),
+        # Standard input is the transaction: nothing in it can be a value.
+        "put": (kv.put, lambda options: kv.put_op(options, lambda: b"")),
         "del": (kv.delete, kv.delete_op),
     }
     try:

@@ -1,0 +1,1 @@
+"""The command line client, next to etcdctl where one is on the PATH."""
