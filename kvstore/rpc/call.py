@@ -56,7 +56,7 @@ class Call(ServerContext):
             raise RpcError(StatusCode.INTERNAL, "grpc: more than one message in the request of a unary call")
         if not end_stream:
             return None
-        if not inbox:
+        if not inbox or (self.reader is not None and self.reader.incomplete):
             raise RpcError(StatusCode.INTERNAL, "grpc: the request ended before its message was complete")
         return inbox.popleft()
 
@@ -221,7 +221,7 @@ class StreamCall(Call):
             self._incoming.put(messages)
             messages.clear()
         if end_stream:
-            if self.reader is not None and self.reader.buffered:
+            if self.reader is not None and self.reader.incomplete:
                 raise RpcError(StatusCode.INTERNAL, "grpc: the request ended before its message was complete")
             self._incoming.close(EOF)
 

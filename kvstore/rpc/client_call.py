@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from kvstore.rpc.deadlines import Bucket
-from kvstore.rpc.framing import PREFIX_BYTES, MessageReader, frame
+from kvstore.rpc.framing import COPY_BYTES, PREFIX_BYTES, MessageReader, frame, prefix
 from kvstore.rpc.h2 import EngineError, ErrorCode
 from kvstore.rpc.incoming import EOF, Incoming, call_ended
 from kvstore.rpc.metadata import Headers, decode_message, decode_metadata
@@ -256,7 +256,11 @@ class ClientStream:
         if self.connection is None:
             self._early.append(frame(message))
         else:
-            self.connection.send(self, frame(message))
+            if len(message) <= COPY_BYTES:
+                self.connection.send(self, frame(message))
+            else:
+                self.connection.send(self, prefix(len(message)))
+                self.connection.send(self, message)
         return WRITTEN if self.buffered < self._limit else Buffered(self.drain)
 
     def drain(self) -> Promise[None]:

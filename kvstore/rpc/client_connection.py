@@ -8,6 +8,7 @@ from contextlib import suppress
 from typing import Any, Protocol
 
 from kvstore.rpc.client_call import ClientCall, ClientStream, UnaryRequest, error_of_reset
+from kvstore.rpc.framing import COPY_BYTES, prefix
 from kvstore.rpc.h2 import (
     ConnectionClosed,
     ConnectionFailed,
@@ -119,7 +120,11 @@ class ClientConnection:
         engine = self._engine
         try:
             call.stream_id = stream_id = engine.send_request(call.request_headers)
-            engine.send_data(stream_id, len(payload).to_bytes(5, "big") + payload, end_stream=True)
+            if len(payload) <= COPY_BYTES:
+                engine.send_data(stream_id, len(payload).to_bytes(5, "big") + payload, end_stream=True)
+            else:
+                engine.send_data(stream_id, prefix(len(payload)))
+                engine.send_data(stream_id, payload, end_stream=True)
         except EngineError as error:
             self._refuse(str(error))
             return False

@@ -8,15 +8,22 @@ import zlib
 from kvstore.rpc.status import RpcError, StatusCode
 
 PREFIX_BYTES = 5
+# A message larger than this goes to the engine apart from its prefix: copying it would cost more than a second call.
+COPY_BYTES = 32 << 10
 # wbits that make zlib read each encoding's container.
 _WBITS = {b"gzip": 16 + zlib.MAX_WBITS, b"deflate": zlib.MAX_WBITS}
 ACCEPTED_ENCODINGS = b"identity,gzip,deflate"
 
 
+def prefix(size: int) -> bytes:
+    """What stands before an uncompressed message of so many bytes, less than 4 GiB."""
+    # The flag byte is 0, so flag and length are together the length as five bytes.
+    return size.to_bytes(PREFIX_BYTES, "big")
+
+
 def frame(message: bytes) -> bytes:
     """Put the prefix before an uncompressed message of less than 4 GiB."""
-    # The flag byte is 0, so flag and length are together the length as five bytes.
-    return len(message).to_bytes(5, "big") + message
+    return prefix(len(message)) + message
 
 
 def is_supported_encoding(encoding: bytes) -> bool:
@@ -47,48 +54,71 @@ def decompress(data: bytes, encoding: bytes, max_bytes: int) -> bytes:
 class MessageReader:
     """Cuts the messages out of the bytes of one direction of one call.
 
-    Holds at most one incomplete message; its length is checked as soon as the prefix is there.
+    Holds at most one incomplete message, in the pieces in which it came: a large one is copied once, when it is
+    complete. Its length is checked as soon as the prefix is there.
     """
 
-    __slots__ = ("_buffer", "_encoding", "_max_bytes", "_need")
+    __slots__ = ("_encoding", "_flag", "_max_bytes", "_missing", "_pieces", "_prefix", "buffered")
 
     def __init__(self, max_bytes: int, encoding: bytes | None) -> None:
         """max_bytes: largest message taken, before and after decompression. encoding: the peer's grpc-encoding."""
-        self._buffer = bytearray()
         self._max_bytes = max_bytes
         self._encoding = encoding or b"identity"
-        self._need = PREFIX_BYTES
+        # The beginning of a prefix, or after a prefix: its flag, what has come of the message, and how much has not.
+        self._prefix = b""
+        self._flag = 0
+        self._pieces: list[bytes] = []
+        self._missing: int | None = None
+        # Bytes held, of prefix or message; 0 between messages.
+        self.buffered = 0
 
     @property
-    def buffered(self) -> int:
-        """Bytes of the incomplete message; 0 between messages."""
-        return len(self._buffer)
+    def incomplete(self) -> bool:
+        """Whether the bytes so far end within a message or its prefix."""
+        return self._missing is not None or bool(self._prefix)
 
     def feed(self, data: bytes) -> list[bytes]:
         """Take the next bytes of the stream; return the messages they complete, in order.
 
         Raises RpcError (RESOURCE_EXHAUSTED, INTERNAL) for a message that cannot be taken; the stream is then useless.
         """
-        buffer = self._buffer
-        buffer += data
         messages: list[bytes] = []
-        start = 0
-        end = len(buffer)
-        # _need is what must be there, counted from the start of the message, before anything new can be said of it.
-        while end - start >= self._need:
-            size = int.from_bytes(buffer[start + 1 : start + PREFIX_BYTES], "big")
-            if size > self._max_bytes:
-                text = f"grpc: received message larger than max ({size} vs. {self._max_bytes})"
-                raise RpcError(StatusCode.RESOURCE_EXHAUSTED, text)
-            self._need = PREFIX_BYTES + size
-            if end - start < self._need:
-                break
-            messages.append(self._message(buffer[start], bytes(buffer[start + PREFIX_BYTES : start + self._need])))
-            start += self._need
-            self._need = PREFIX_BYTES
-        if start:
-            del buffer[:start]
-        return messages
+        if self._prefix:
+            data = self._prefix + data
+            self.buffered -= len(self._prefix)
+            self._prefix = b""
+        position, end = 0, len(data)
+        while True:
+            if self._missing is None:
+                if end - position < PREFIX_BYTES:
+                    self._prefix = data[position:]
+                    self.buffered += end - position
+                    return messages
+                self._begin(data[position : position + PREFIX_BYTES])
+                position += PREFIX_BYTES
+            missing = self._missing or 0
+            if end - position < missing:
+                self._pieces.append(data[position:])
+                self._missing = missing - (end - position)
+                self.buffered += end - position
+                return messages
+            self._pieces.append(data[position : position + missing])
+            position += missing
+            messages.append(self._complete())
+
+    def _begin(self, prefix: bytes) -> None:
+        size = int.from_bytes(prefix[1:], "big")
+        if size > self._max_bytes:
+            text = f"grpc: received message larger than max ({size} vs. {self._max_bytes})"
+            raise RpcError(StatusCode.RESOURCE_EXHAUSTED, text)
+        self._flag = prefix[0]
+        self._missing = size
+
+    def _complete(self) -> bytes:
+        pieces, self._pieces = self._pieces, []
+        self._missing = None
+        self.buffered = 0
+        return self._message(self._flag, pieces[0] if len(pieces) == 1 else b"".join(pieces))
 
     def _message(self, flag: int, data: bytes) -> bytes:
         if flag == 0:

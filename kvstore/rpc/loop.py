@@ -12,8 +12,9 @@ from kvstore.rpc.deadlines import Bucket, DeadlineWheel, Expiring
 
 logger = logging.getLogger(__name__)
 
-# Most bytes taken from a connection at once: enough for a turn's answers, little enough to notice a full socket.
-_CHUNK_BYTES = 256 << 10
+# Most bytes taken from a connection at once: enough for a turn's answers, little enough to notice a full socket and not
+# to ask the system for fresh pages each time (malloc maps what is above 128 KiB).
+_CHUNK_BYTES = 64 << 10
 
 
 class LoopHost:

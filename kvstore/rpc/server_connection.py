@@ -18,7 +18,7 @@ from typing import Any, Protocol
 from kvstore.rpc.call import Call, StreamCall, UnaryCall
 from kvstore.rpc.context import ServerContext
 from kvstore.rpc.deadlines import Bucket, Expiring
-from kvstore.rpc.framing import ACCEPTED_ENCODINGS, MessageReader, frame, is_supported_encoding
+from kvstore.rpc.framing import ACCEPTED_ENCODINGS, COPY_BYTES, MessageReader, frame, is_supported_encoding, prefix
 from kvstore.rpc.h2 import (
     ConnectionClosed,
     ConnectionFailed,
@@ -433,7 +433,11 @@ class ServerConnection:
         try:
             if not call.started:
                 self.send_response(stream_id, headers)
-            self.send_data(stream_id, len(payload).to_bytes(5, "big") + payload)
+            if len(payload) <= COPY_BYTES:
+                self.send_data(stream_id, len(payload).to_bytes(5, "big") + payload)
+            else:
+                self.send_data(stream_id, prefix(len(payload)))
+                self.send_data(stream_id, payload)
             self.send_trailers(stream_id, trailers)
         except EngineError:
             # Reset by the client in the bytes being handled, or the connection ends: nobody listens.
@@ -464,7 +468,11 @@ class ServerConnection:
         stats.messages_sent += 1
         stats.bytes_sent += len(payload)
         try:
-            self.send_data(call.stream_id, frame(payload))
+            if len(payload) <= COPY_BYTES:
+                self.send_data(call.stream_id, frame(payload))
+            else:
+                self.send_data(call.stream_id, prefix(len(payload)))
+                self.send_data(call.stream_id, payload)
         except EngineError:
             return
         self._sent_since_ping = True

@@ -70,7 +70,7 @@ def test_a_request_in_pieces_is_put_together(size: int) -> None:
     assert exchange.server.partial_bytes == 0
 
 
-@pytest.mark.parametrize("body", [b"", b"\0\0\0", frame(b"x")[:-1], frame(b"a") + frame(b"b")])
+@pytest.mark.parametrize("body", [b"", b"\0\0\0", frame(b"x")[:-1], frame(b"a") + frame(b"b"), frame(b"a") + b"\0"])
 def test_a_unary_request_of_other_than_one_message_fails(body: bytes) -> None:
     exchange = Exchange({"Unary": Handler(echo)})
     stream_id = exchange.call(request=None)
@@ -102,7 +102,7 @@ def test_incomplete_messages_are_bounded_together() -> None:
         exchange.client.send_data(stream_id, (600).to_bytes(5, "big") + bytes(400))
         exchange.transfer()
     assert exchange.status(streams[2])[0] == StatusCode.RESOURCE_EXHAUSTED
-    assert exchange.server.partial_bytes == 810
+    assert exchange.server.partial_bytes == 800
     exchange.client.reset_stream(streams[0], 8)
     exchange.client.send_data(streams[1], bytes(200), end_stream=True)
     exchange.transfer()
@@ -449,6 +449,15 @@ def test_an_oversized_message_in_a_stream_ends_the_call() -> None:
     exchange.client.send_data(stream_id, frame(b"fine") + frame(bytes(101)))
     exchange.transfer()
     assert exchange.status(stream_id) == (8, "grpc: received message larger than max (101 vs. 100)")
+    assert stream.context.cancelled()
+
+
+@pytest.mark.parametrize("tail", [b"\0\0", frame(b"xyz")[:5], frame(b"xyz")[:-1]])
+def test_a_stream_that_ends_within_a_message_fails(tail: bytes) -> None:
+    exchange, stream, stream_id = chat()
+    exchange.client.send_data(stream_id, frame(b"whole") + tail, end_stream=True)
+    exchange.transfer()
+    assert exchange.status(stream_id)[0] == StatusCode.INTERNAL
     assert stream.context.cancelled()
 
 
