@@ -68,7 +68,8 @@ class Config:
     election_tick: ticks without a leader before campaigning (randomised up to twice that); above heartbeat_tick.
     heartbeat_tick: ticks between a leader's heartbeats.
     storage: the stable log, read when the member starts and whenever older entries are needed.
-    applied: the last index the state machine has applied, so that a restart does not hand it out again.
+    applied: the last index the state machine has applied, so that a restart does not hand it out again. Not above
+    the commit index that the storage holds.
     async_storage_writes: storage work comes as messages to two threads, and advance() is not used.
     max_size_per_msg: encoded entries in one append; at least one entry is sent. 0 means one entry a message.
     max_committed_size_per_ready: encoded entries in one Ready to apply; 0 takes max_size_per_msg.
