@@ -233,7 +233,10 @@ class Channel:
             self._failed(str(error) or type(error).__name__)
             return
         self._attempt = None
-        self._connected(protocol)
+        if protocol.connection.usable:
+            self._connected(protocol)
+        else:
+            self._failed("the server went away at once")
 
     async def _open(self, established: "asyncio.Future[None]") -> _ClientProtocol:
         host = self._host()

@@ -15,6 +15,8 @@ logger = logging.getLogger(__name__)
 # Most bytes taken from a connection at once: enough for a turn's answers, little enough to notice a full socket and not
 # to ask the system for fresh pages each time (malloc maps what is above 128 KiB).
 _CHUNK_BYTES = 64 << 10
+# How long a peer may take to read what is left when its connection is closed.
+_CLOSE_SECONDS = 5.0
 
 
 class LoopHost:
@@ -100,6 +102,7 @@ class ConnectionProtocol(asyncio.Protocol):
         self._loop_host = loop_host
         self._socket_buffer_bytes = socket_buffer_bytes
         self._paused = False
+        self._closing: Bucket | None = None
         self.now = loop_host.now
         self.spawn = loop_host.spawn
         self.expire_at = loop_host.expire_at
@@ -142,10 +145,21 @@ class ConnectionProtocol(asyncio.Protocol):
             self._close()
 
     def _close(self) -> None:
-        if not self.transport.is_closing():
-            if self.connection.last_words:
-                self.transport.write(self.connection.last_words)
-            self.transport.close()
+        transport = self.transport
+        if transport.is_closing():
+            return
+        if self._paused:
+            # The peer does not read: it would not hear the last words either.
+            transport.abort()
+            return
+        if self.connection.last_words:
+            transport.write(self.connection.last_words)
+        transport.close()
+        self._closing = self.expire_at(self.now() + _CLOSE_SECONDS, self)
+
+    def expire(self) -> None:
+        """The peer has not taken what was said last."""
+        self.transport.abort()
 
     def pause_writing(self) -> None:
         self._paused = True
@@ -159,4 +173,7 @@ class ConnectionProtocol(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._paused = True
+        if self._closing is not None:
+            self._closing.pop(self, None)
+            self._closing = None
         self.connection.connection_lost(str(exc) if exc else "the peer closed the connection")

@@ -41,6 +41,7 @@ from kvstore.rpc.keepalive import Keepalive
 from kvstore.rpc.metadata import Headers, encode_message, encode_metadata, parse_timeout
 from kvstore.rpc.method import Method, MethodTable
 from kvstore.rpc.options import ServerOptions
+from kvstore.rpc.police import PingPolice, TokenBucket
 from kvstore.rpc.status import Metadata, RpcError, StatusCode
 
 logger = logging.getLogger(__name__)
@@ -51,10 +52,6 @@ _CONTENT_SUBTYPES = (b"application/grpc+", b"application/grpc;")
 _RESPONSE_HEADERS = (_STATUS_200, _CONTENT_TYPE)
 _GRPC_STATUS = tuple((b"grpc-status", b"%d" % code) for code in StatusCode)
 _TRAILERS_OK = (_GRPC_STATUS[StatusCode.OK],)
-# grpc-go's policy: a third ping that comes too early ends the connection.
-_MAX_PING_STRIKES = 2
-# Without calls and without permission a client may ping once in two hours.
-_IDLE_PING_INTERVAL = 7200.0
 # How long a client may take to end a stream that has been answered.
 _LINGER_SECONDS = 5.0
 _DRAIN_PING = b"draining"
@@ -75,27 +72,6 @@ class Host(Protocol):
 
     def expire_at(self, deadline: float, item: Expiring) -> Bucket:
         """Have item expire; see DeadlineWheel.add."""
-
-
-class TokenBucket:
-    """Lets a burst of events pass, and in the long run so many a second."""
-
-    __slots__ = ("_burst", "_last", "_rate", "_tokens")
-
-    def __init__(self, burst: int, rate: int) -> None:
-        self._burst = burst
-        self._rate = rate
-        self._tokens = float(burst)
-        self._last = 0.0
-
-    def take(self, now: float) -> bool:
-        """Take one token at this time; false if there is none."""
-        self._tokens = min(self._burst, self._tokens + (now - self._last) * self._rate)
-        self._last = now
-        if self._tokens < 1:
-            return False
-        self._tokens -= 1
-        return True
 
 
 class LingeringStream:
@@ -131,11 +107,9 @@ class ServerConnection:
         "_engine",
         "_goaway_sent",
         "_keepalive",
-        "_last_ping",
         "_last_stream_id",
         "_methods",
-        "_ping_strikes",
-        "_sent_since_ping",
+        "_pings",
         "_translate",
         "acknowledge",
         "auth_context",
@@ -195,9 +169,9 @@ class ServerConnection:
         self._control = TokenBucket(options.control_burst, options.control_rate)
         self._last_stream_id = 0
         self._goaway_sent = False
-        self._last_ping = float("-inf")
-        self._ping_strikes = 0
-        self._sent_since_ping = False
+        self._pings = PingPolice(
+            options.keepalive_min_time, permit_without_stream=options.keepalive_permit_without_stream
+        )
         self._keepalive = Keepalive(
             host,
             interval=options.keepalive_interval,
@@ -252,7 +226,8 @@ class ServerConnection:
     def _control_event(self, event: Event) -> None:
         if isinstance(event, PingReceived):
             self._count_control()
-            self._police_ping()
+            if not self._pings.tolerates(self.host.now(), has_calls=bool(self._calls)):
+                raise Flooded("too_many_pings")
         elif isinstance(event, SettingsReceived):
             self._count_control()
         elif isinstance(event, TrailersReceived):
@@ -442,7 +417,7 @@ class ServerConnection:
         except EngineError:
             # Reset by the client in the bytes being handled, or the connection ends: nobody listens.
             return
-        self._sent_since_ping = True
+        self._pings.sent = True
         if not call.half_closed:
             self._linger(stream_id)
         if not self.dirty:
@@ -457,7 +432,7 @@ class ServerConnection:
             self.send_response(call.stream_id, headers)
         except EngineError:
             return
-        self._sent_since_ping = True
+        self._pings.sent = True
         self.touch()
 
     def send_message(self, call: Call, payload: bytes) -> None:
@@ -475,7 +450,7 @@ class ServerConnection:
                 self.send_data(call.stream_id, payload)
         except EngineError:
             return
-        self._sent_since_ping = True
+        self._pings.sent = True
         if not self.dirty:
             self.dirty = True
             self.host.flush_later()
@@ -511,7 +486,7 @@ class ServerConnection:
                 self.send_response(call.stream_id, [*_RESPONSE_HEADERS, *fields], end_stream=True)
         except EngineError:
             return
-        self._sent_since_ping = True
+        self._pings.sent = True
         if not call.half_closed:
             self._linger(call.stream_id)
         self.touch()
@@ -634,17 +609,3 @@ class ServerConnection:
     def _count_control(self) -> None:
         if not self._control.take(self.host.now()):
             raise Flooded("too many control frames")
-
-    def _police_ping(self) -> None:
-        now = self.host.now()
-        since, self._last_ping = now - self._last_ping, now
-        # A response means that the client has reason to look after the connection: start over.
-        if self._sent_since_ping:
-            self._sent_since_ping = False
-            self._ping_strikes = 0
-            return
-        allowed = self._calls or self.options.keepalive_permit_without_stream
-        if since < (self.options.keepalive_min_time if allowed else _IDLE_PING_INTERVAL):
-            self._ping_strikes += 1
-            if self._ping_strikes > _MAX_PING_STRIKES:
-                raise Flooded("too_many_pings")

@@ -347,6 +347,24 @@ async def test_a_server_of_another_protocol_fails_the_attempt() -> None:
     other.close()
 
 
+async def test_a_server_that_leaves_at_once_is_not_called_again_and_again() -> None:
+    goodbye = b"\0\0\0\x04\0\0\0\0\0" + b"\0\0\x08\x07\0\0\0\0\0" + bytes(8)
+    connections = 0
+
+    def leave(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal connections
+        connections += 1
+        writer.write(goodbye)
+
+    other = await asyncio.start_server(leave, "127.0.0.1", 0)
+    channel = Channel(f"127.0.0.1:{other.sockets[0].getsockname()[1]}")
+    assert (await error_of(channel.unary(UNARY, b""))).code is StatusCode.UNAVAILABLE
+    assert (await error_of(channel.unary(UNARY, b""))).code is StatusCode.UNAVAILABLE
+    assert connections == 1
+    await channel.close()
+    other.close()
+
+
 async def test_keepalive_notices_a_dead_server() -> None:
     """A server that accepts, speaks, and falls silent."""
     settings = b"\0\0\0\x04\0\0\0\0\0"
