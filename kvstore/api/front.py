@@ -11,7 +11,7 @@ import asyncio
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Final
+from typing import Final, cast
 
 from kvstore.rpc.h2 import PREFACE
 from kvstore.rpc.server import Http1Factory
@@ -71,9 +71,9 @@ class _Arrival(asyncio.Protocol):
         self._timer: asyncio.TimerHandle
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
-        self._timer = asyncio.get_running_loop().call_later(FIRST_BYTES_SECONDS, transport.abort)
+        # uvloop's transports are none of asyncio's classes.
+        self._transport = cast(asyncio.Transport, transport)
+        self._timer = asyncio.get_running_loop().call_later(FIRST_BYTES_SECONDS, self._transport.abort)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._timer.cancel()
@@ -91,13 +91,15 @@ class _Arrival(asyncio.Protocol):
             self._hand_over(self._front.http1())
 
     async def _pass_on(self) -> None:
+        client_side, server_side = _Pipe(), _Pipe()
+        client_side.other, server_side.other = server_side, client_side
+        # The server speaks as soon as it is connected, which is before this function goes on.
+        client_side.connection_made(self._transport)
         try:
-            _, server_side = await asyncio.get_running_loop().create_unix_connection(_Pipe, str(self._front.socket))
+            await asyncio.get_running_loop().create_unix_connection(lambda: server_side, str(self._front.socket))
         except OSError:
             self._transport.abort()
             return
-        client_side = _Pipe()
-        client_side.other, server_side.other = server_side, client_side
         self._hand_over(client_side)
         if self._transport.is_closing():
             client_side.connection_lost(None)
@@ -118,8 +120,7 @@ class _Pipe(asyncio.Protocol):
         self.other: _Pipe
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self.transport = transport
+        self.transport = cast(asyncio.Transport, transport)
 
     def data_received(self, data: bytes) -> None:
         self.other.transport.write(data)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterator
 
 import grpc
 import pytest
+import uvloop
 
 from kvstore.api.errors import translate
 from kvstore.api.gate import Gate
@@ -14,6 +16,12 @@ from kvstore.rpc import Server
 from kvstore.rpc.grpcio import GrpcioServer
 from tests.api.harness import Api, FakeMember
 from tests.api.real_member import RealMember
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_asyncio_loop_factories() -> dict[str, Callable[[], asyncio.AbstractEventLoop]]:
+    """Run on the loop of the daemon: its transports are none of asyncio's."""
+    return {"uvloop": uvloop.new_event_loop}
 
 
 @pytest.fixture

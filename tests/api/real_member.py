@@ -11,6 +11,7 @@ from typing import Any
 
 import grpc
 import structlog
+import uvloop
 
 from kvstore.api.serve import serve
 from kvstore.pb import rpc_pb2 as pb
@@ -49,9 +50,13 @@ class RealMember:
         self._ready = threading.Event()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stop: asyncio.Event | None = None
-        self._thread = threading.Thread(target=lambda: asyncio.run(self._run()))
+        self._thread = threading.Thread(target=self._run)
 
-    async def _run(self) -> None:
+    def _run(self) -> None:
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(self._serve())
+
+    async def _serve(self) -> None:
         self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
         await serve(self._config, structlog.get_logger(), self._stop, self._ready.set)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import cast
 
 import pytest
 
@@ -21,8 +22,7 @@ class Http1(asyncio.Protocol):
     """Answers everything with what it got."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self.transport = transport
+        self.transport = cast(asyncio.Transport, transport)
 
     def data_received(self, data: bytes) -> None:
         self.transport.write(b"http1 " + data)
@@ -33,12 +33,14 @@ class Behind:
 
     def __init__(self) -> None:
         self.front = Front(Http1)
+        self.greeting = b""
         self.connections: asyncio.Queue[Streams] = asyncio.Queue()
         self.url = ANY
         self._server: asyncio.Server | None = None
 
     async def open(self) -> None:
         async def arrived(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            writer.write(self.greeting)
             await self.connections.put((reader, writer))
 
         self._server = await asyncio.start_unix_server(arrived, self.front.socket)
@@ -77,6 +79,14 @@ async def test_http2_is_passed_on_whole_and_both_ways(behind: Behind) -> None:
     assert await server_reader.readexactly(4) == b"more"
     writer.close()
     server_writer.close()
+
+
+async def test_a_server_that_speaks_first_is_heard(behind: Behind) -> None:
+    behind.greeting = b"settings"
+    for _ in range(20):
+        reader, writer = await behind.connect(PREFACE)
+        assert await reader.readexactly(8) == b"settings"
+        writer.close()
 
 
 async def test_a_preface_may_come_in_pieces(behind: Behind) -> None:
