@@ -112,6 +112,19 @@ class Lifecycle:
                 self._log.warning("could not publish this member's name yet", reason=type(error).__name__)
                 await asyncio.sleep(PUBLISH_RETRY_SECONDS)
 
+    # A full disk
+
+    def disk_full(self) -> None:
+        """This member cannot write its log. As the leader it hands on what it cannot do; reads go on."""
+        if self.member.is_leader and not self._stopping:
+            task = self._loop.create_task(self._step_aside())
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+    async def _step_aside(self) -> None:
+        with contextlib.suppress(errors.KvstoreError, TimeoutError):
+            await self._hand_over()
+
     # The end
 
     async def stop(self) -> None:

@@ -50,10 +50,14 @@ class Pending:
 
 @dataclass(slots=True)
 class Batch:
-    """Requests of one entry in their order. `deadline` is when its callers are told that it took too long."""
+    """Requests of one entry in their order.
+
+    deadline: when its callers are told that it took too long. term: raft's when it was proposed, 0 before.
+    """
 
     sequence: int
     deadline: float
+    term: int = 0
     requests: list[Pending] = field(default_factory=list)
     chunks: list[bytes] = field(default_factory=list)
     size: int = 0
@@ -125,6 +129,23 @@ class Proposals:
     def has_open(self) -> bool:
         """Whether there is something to propose."""
         return bool(self._open)
+
+    def proposed(self, sequence: int, term: int) -> None:
+        """A batch was handed to raft in this term."""
+        batch = self._waiting.get(sequence)
+        if batch is not None:
+            batch.term = term
+
+    def leader_failed(self, term: int, error: KvstoreError) -> int:
+        """Fail what was proposed in an earlier term than that of an entry applied now: how many requests.
+
+        The log has gone on without it. It may have been on its way to the leader that failed, and reach the next one
+        yet; so what came of it is as unknown as after a timeout, only known to be so at once.
+        """
+        late = [batch for batch in self._waiting.values() if 0 < batch.term < term]
+        for batch in late:
+            del self._waiting[batch.sequence]
+        return self._fail(late, error)
 
     def take(self) -> list[tuple[int, bytes]]:
         """Close the open batches: their sequence numbers and payloads, to be proposed in this order."""

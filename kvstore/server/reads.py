@@ -45,7 +45,8 @@ class ReadRounds:
         self._joining: list[Waiter] = []
         self._joining_since = 0.0
         self._rounds: dict[bytes, _Round] = {}
-        self._confirmed: list[tuple[int, list[Waiter]]] = []
+        # Index, deadline, and who waits for the index to be applied.
+        self._confirmed: list[tuple[int, float, list[Waiter]]] = []
         self.failed_total = 0
         self.slow_total = 0
 
@@ -75,13 +76,13 @@ class ReadRounds:
                 for waiter in answered.waiters:
                     waiter(None)
             else:
-                self._confirmed.append((state.index, answered.waiters))
+                self._confirmed.append((state.index, answered.deadline, answered.waiters))
 
     def applied(self, index: int) -> None:
         """Serve the reads that waited for `index` to be applied."""
         if not self._confirmed:
             return
-        ready = [waiters for needed, waiters in self._confirmed if needed <= index]
+        ready = [waiters for needed, _, waiters in self._confirmed if needed <= index]
         if ready:
             self._confirmed = [row for row in self._confirmed if row[0] > index]
             for waiters in ready:
@@ -102,6 +103,11 @@ class ReadRounds:
         if self._joining and self._joining_since + self._timeout <= now:
             waiters, self._joining = self._joining, []
             self._fail(waiters, errors.RequestTimeout())
+        if self._confirmed:
+            late = [row for row in self._confirmed if row[1] <= now]
+            self._confirmed = [row for row in self._confirmed if row[1] > now]
+            for _, _, waiters in late:
+                self._fail(waiters, errors.TimeoutWaitAppliedIndex())
 
     def restart(self, now: float) -> None:
         """Begin all rounds again: there is a new leader, the old one's answers will not come."""
@@ -112,7 +118,7 @@ class ReadRounds:
 
     def fail_all(self, error: errors.KvstoreError) -> None:
         """Fail everything: the member stops."""
-        late = [self._joining, *(r.waiters for r in self._rounds.values()), *(w for _, w in self._confirmed)]
+        late = [self._joining, *(r.waiters for r in self._rounds.values()), *(w for _, _, w in self._confirmed)]
         self._joining, self._confirmed = [], []
         self._rounds.clear()
         for waiters in late:

@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol
 
+from kvstore.errors import TimeoutDueToLeaderFail
 from kvstore.server.proposals import Proposals
 from kvstore.server.reads import ReadRounds
 from raft.errors import ProposalDropped, RaftError
@@ -29,6 +30,9 @@ from raft.messages import (
     StateType,
 )
 from raft.rawnode import RawNode, Ready
+
+MAX_PARKED: Final = 1024
+"""Forwarded proposals that a leader which hands its leadership on keeps for its successor; more are lost."""
 
 TURN_SECONDS: Final = 0.01
 """A turn that has worked this long lets connections go on and continues in the next one."""
@@ -111,6 +115,7 @@ class ReadyLoop:
         self._inbox: list[Message] = []
         self._calls: list[Callable[[RawNode], None]] = []
         self._unproposed: list[tuple[int, bytes]] = []
+        self._parked: list[Message] = []
         self._outgoing: dict[int, list[Message]] = {}
         # Term and vote that the log has or is about to have; for each write under way, what follows it.
         self._ballot = (node.basic_status().hard_state.term, node.basic_status().hard_state.vote)
@@ -181,6 +186,10 @@ class ReadyLoop:
                     action(node)
                 except RaftError as error:
                     self._refused(error)
+        if self._parked and self.leadership.leader:
+            parked, self._parked = self._parked, []
+            for message in parked:
+                self._step(message)
         if self._proposals.has_open and self.leadership.leader:
             self._unproposed += self._proposals.take()
         if self._unproposed and self.leadership.leader:
@@ -191,6 +200,10 @@ class ReadyLoop:
     def _step(self, message: Message) -> None:
         try:
             self._node.step(message)
+        except ProposalDropped:
+            # Another member's proposal, which is in nobody's log. Here, or at who leads next, it will be taken later.
+            if len(self._parked) < MAX_PARKED:
+                self._parked.append(message)
         except RaftError as error:
             self._refused(error)
 
@@ -206,6 +219,9 @@ class ReadyLoop:
         try:
             if wanted:
                 self._node.propose_batch([payload for _, payload in wanted])
+                term = self._node.basic_status().hard_state.term
+                for sequence, _ in wanted:
+                    self._proposals.proposed(sequence, term)
             self._unproposed = []
         except ProposalDropped:
             # Nothing of it was taken. It goes again with the next turn; at the latest the next tick brings one.
@@ -311,6 +327,8 @@ class ReadyLoop:
                 raise AssertionError(f"entry {entries[0].index} is to be applied after {self.applied}")
             self._machine.apply(entries)
             last = entries[-1]
+            if last.term > self.applied_term:
+                self._proposals.leader_failed(last.term, TimeoutDueToLeaderFail())
             self.applied, self.applied_term = last.index, last.term
             self._reads.applied(last.index)
         for response in message.responses:

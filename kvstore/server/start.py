@@ -311,6 +311,7 @@ def _assemble(
         incoming=storage.directory.incoming,
         close=storage.close,
     )
+    disk.on_full = parts.lifecycle.disk_full
     return parts.lifecycle
 
 

@@ -4,6 +4,7 @@ import asyncio
 import random
 from collections.abc import Callable, Sequence
 
+from kvstore.errors import TimeoutDueToLeaderFail
 from kvstore.pb import rpc_pb2 as pb
 from kvstore.rpc.promise import Promise
 from kvstore.server.proposals import Proposals, decode
@@ -199,7 +200,7 @@ async def test_a_leader_that_is_cut_off_confirms_no_read() -> None:
     await group.until(lambda: outcomes == [None])
 
 
-async def test_a_write_that_was_never_committed_is_answered_with_its_timeout_only() -> None:
+async def test_a_write_that_went_down_with_its_leader_fails_as_soon_as_the_next_one_goes_on() -> None:
     group = Group()
     old = await group.lead(1)
     group.cut = {1}
@@ -209,4 +210,23 @@ async def test_a_write_that_was_never_committed_is_answered_with_its_timeout_onl
     kept = group.members[2].put(b"kept")
     await group.until(kept.done)
     await group.until(lambda: all(member.machine.keys == [b"kept"] for member in group.members.values()))
-    assert not lost.done()
+    assert isinstance(lost.exception(), TimeoutDueToLeaderFail)
+
+
+async def test_a_proposal_that_meets_a_leader_about_to_go_is_taken_by_the_next() -> None:
+    group = Group()
+    old = await group.lead(1)
+    # The transfer cannot complete while member 2 hears nothing, and a leader that transfers takes no proposals.
+    group.cut = {2}
+    old.loop.call(lambda node: node.transfer_leader(2))
+    forwarded = group.members[3].put(b"forwarded")
+    own = old.put(b"own")
+    for _ in range(50):
+        await asyncio.sleep(0)
+    assert not forwarded.done()
+    assert not own.done()
+    group.cut = set()
+    await group.until(lambda: forwarded.done() and own.done())
+    await group.until(lambda: all(len(member.machine.keys) == 2 for member in group.members.values()))
+    assert forwarded.exception() is None
+    assert own.exception() is None
