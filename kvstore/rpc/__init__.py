@@ -54,6 +54,7 @@ from kvstore.rpc.observer import MethodStats, Observer
 from kvstore.rpc.options import ChannelOptions, ServerOptions
 from kvstore.rpc.promise import Promise
 from kvstore.rpc.server import Server
+from kvstore.rpc.servicer import Context, StreamContext
 from kvstore.rpc.status import Metadata, RpcError, StatusCode
 
 __all__ = [
@@ -62,6 +63,7 @@ __all__ = [
     "ChannelOptions",
     "ChannelState",
     "ClientStream",
+    "Context",
     "EndOfStream",
     "Metadata",
     "MethodStats",
@@ -72,5 +74,6 @@ __all__ = [
     "ServerContext",
     "ServerOptions",
     "StatusCode",
+    "StreamContext",
     "UnaryRequest",
 ]

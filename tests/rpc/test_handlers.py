@@ -7,7 +7,9 @@ from typing import Any
 import grpc
 import pytest
 
-from kvstore.rpc import EOF, Promise, RpcError, StatusCode
+from kvstore.rpc import EOF, Context, Promise, RpcError, StatusCode, StreamContext
+from kvstore.rpc.call import StreamCall, UnaryCall
+from kvstore.rpc.grpcio import GrpcioContext
 from tests.rpc.harness import (
     Counters,
     EchoServicer,
@@ -177,6 +179,20 @@ async def echo(request: pytest.FixtureRequest) -> AsyncIterator[tuple[Any, Servi
     else:
         async with serving_on_grpcio(servicer, observer=counters) as port, stub_of(port) as stub:
             yield stub, servicer, counters
+
+
+def contexts(unary: UnaryCall, stream: StreamCall, theirs: GrpcioContext) -> list[Context]:
+    """For the type checker: both servers' contexts are what servicers are promised."""
+    streams: list[StreamContext] = [stream, theirs]
+    return [unary, *streams]
+
+
+def test_both_contexts_offer_what_servicers_are_promised() -> None:
+    assert contexts.__annotations__["return"] == list[Context]
+    for kind, promised in ((UnaryCall, Context), (StreamCall, StreamContext), (GrpcioContext, StreamContext)):
+        names = [name for name in dir(promised) if not name.startswith("_")]
+        assert "abort" in names
+        assert all(hasattr(kind, name) for name in names)
 
 
 Echo = tuple[Any, Servicer, Counters]
