@@ -310,7 +310,7 @@ def _unreachable(r: Raft, m: Message, progress: Progress) -> None:
 
 
 def _check_quorum(r: Raft, m: Message) -> None:
-    """Step down if no quorum was heard from since the last check (Raft §6.2 of the dissertation)."""
+    """Step down if no quorum was heard from since the last check (dissertation §6.2)."""
     if not r.tracker.quorum_active():
         r.logger.warning(f"{r.id:x} stepped down to follower since quorum is not active")
         r.become_follower(r.term)
