@@ -1,0 +1,1 @@
+"""The load generator: measures kvstore, etcd, or both against each other."""

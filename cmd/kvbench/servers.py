@@ -1,0 +1,288 @@
+"""Clusters to measure: real processes on loopback, started with the same flags, and ended whatever happens.
+
+Knows nothing of loads.
+"""
+
+import asyncio
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+
+from kvstore.pb import rpc_pb2 as pb
+from kvstore.rpc import Channel, ChannelOptions, RpcError
+
+START_SECONDS = 60.0
+STOP_SECONDS = 15.0
+PROBE_SECONDS = 1.0
+POLL_SECONDS = 0.005
+QUOTA_BYTES = 8 << 30
+TAIL_BYTES = 3_000
+
+_RANGE = "/etcdserverpb.KV/Range"
+_STATUS = "/etcdserverpb.Maintenance/Status"
+
+
+class ServerFailed(Exception):
+    """A server did not start or has ended; the text holds the end of its log."""
+
+
+@dataclass(frozen=True, slots=True)
+class Program:
+    """A server program. version: one line."""
+
+    name: str
+    command: tuple[str, ...]
+    version: str
+
+
+def kvstored() -> Program:
+    """The daemon of this installation."""
+    return Program("kvstored", (sys.executable, "-m", "kvstored"), _version((sys.executable, "-m", "kvstored")))
+
+
+def etcd() -> Program | None:
+    """The etcd on the PATH, if there is one."""
+    path = shutil.which("etcd")
+    return Program("etcd", (path,), _version((path,))) if path is not None else None
+
+
+def _version(command: tuple[str, ...]) -> str:
+    said = subprocess.run([*command, "--version"], capture_output=True, text=True, timeout=60, check=False)
+    lines = (said.stdout or said.stderr).strip().splitlines()
+    return lines[0] if lines else "unknown"
+
+
+class _Member:
+    """One member: a name, two ports that are held for it, a directory, and a process while it runs."""
+
+    def __init__(self, name: str, directory: Path) -> None:
+        self.name = name
+        self.directory = directory
+        self.log = directory / "log"
+        self._held = [_hold_port(), _hold_port()]
+        self.peer_port, self.client_port = (held.getsockname()[1] for held in self._held)
+        self._process: subprocess.Popen[bytes] | None = None
+        directory.mkdir(parents=True)
+
+    @property
+    def endpoint(self) -> str:
+        return f"127.0.0.1:{self.client_port}"
+
+    @property
+    def peer_url(self) -> str:
+        return f"http://127.0.0.1:{self.peer_port}"
+
+    def start(self, program: Program, initial_cluster: str) -> None:
+        client_url = f"http://{self.endpoint}"
+        flags = {
+            "name": self.name,
+            "data-dir": str(self.directory / "data"),
+            "listen-peer-urls": self.peer_url,
+            "initial-advertise-peer-urls": self.peer_url,
+            "listen-client-urls": client_url,
+            "advertise-client-urls": client_url,
+            "initial-cluster": initial_cluster,
+            "initial-cluster-token": "kvbench",
+            "quota-backend-bytes": str(QUOTA_BYTES),
+            "log-level": "error",
+        }
+        with self.log.open("ab") as log:
+            self._process = subprocess.Popen(
+                [*program.command, *(f"--{name}={value}" for name, value in flags.items())],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+
+    @property
+    def running(self) -> bool:
+        return self._process is not None and self._process.poll() is None
+
+    def signal(self, number: int) -> None:
+        if self._process is not None and self.running:
+            self._process.send_signal(number)
+
+    def end(self, grace: float) -> None:
+        """Wait for the process to end, and then end it and its children by force."""
+        if self._process is None:
+            return
+        with suppress(subprocess.TimeoutExpired):
+            self._process.wait(grace)
+        with suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait()
+
+    def anonymous_bytes(self) -> int:
+        """Anonymous memory of the process and its children: what they hold beyond files that the system caches."""
+        if self._process is None or not self.running:
+            return 0
+        return sum(_anonymous_bytes(pid) for pid in _tree(self._process.pid))
+
+    def tail(self) -> str:
+        if not self.log.exists():
+            return ""
+        return self.log.read_bytes()[-TAIL_BYTES:].decode(errors="replace")
+
+    def close(self) -> None:
+        self.signal(signal.SIGTERM)
+        self.end(STOP_SECONDS)
+        for held in self._held:
+            held.close()
+
+
+class Cluster:
+    """Members of one program on fresh data. A context manager: no process outlives it, and its data is deleted."""
+
+    def __init__(self, program: Program, size: int, directory: Path) -> None:
+        self.program = program
+        self.directory = directory
+        self._members = [_Member(f"m{number}", directory / f"m{number}") for number in range(1, size + 1)]
+        self._initial = ",".join(f"{member.name}={member.peer_url}" for member in self._members)
+
+    @property
+    def endpoints(self) -> tuple[str, ...]:
+        return tuple(member.endpoint for member in self._members)
+
+    def __enter__(self) -> "Cluster":
+        try:
+            self.start()
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def start(self) -> float:
+        """Start the members that do not run; seconds until the first linearizable read was answered.
+
+        Returns when every member answers. Raises ServerFailed.
+        """
+        begun = time.perf_counter()
+        for member in self._members:
+            if not member.running:
+                member.start(self.program, self._initial)
+        asyncio.run(_first_answer(self.endpoints, self._check))
+        elapsed = time.perf_counter() - begun
+        for member in self._members:
+            asyncio.run(_first_answer((member.endpoint,), self._check))
+        return elapsed
+
+    def _check(self) -> None:
+        for member in self._members:
+            if not member.running:
+                raise ServerFailed(f"{self.program.name} ended by itself; its log:\n{member.tail()}")
+
+    def stop(self) -> None:
+        """End all members in good order."""
+        for member in self._members:
+            member.signal(signal.SIGTERM)
+        for member in self._members:
+            member.end(STOP_SECONDS)
+
+    def kill_leader(self) -> None:
+        """SIGKILL to the process of the leader; `start` brings it back."""
+        leader = asyncio.run(_leader(self.endpoints))
+        for member in self._members:
+            if member.endpoint == leader:
+                member.signal(signal.SIGKILL)
+                member.end(STOP_SECONDS)
+
+    def anonymous_bytes(self) -> int:
+        """Of all members together."""
+        return sum(member.anonymous_bytes() for member in self._members)
+
+    def close(self) -> None:
+        for member in self._members:
+            member.signal(signal.SIGTERM)
+        for member in self._members:
+            member.close()
+        shutil.rmtree(self.directory, ignore_errors=True)
+
+
+def _hold_port() -> socket.socket:
+    """A free port, bound but not listening: nobody else gets it, and a server with SO_REUSEADDR may listen there."""
+    held = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    held.bind(("127.0.0.1", 0))
+    return held
+
+
+async def _first_answer(endpoints: tuple[str, ...], check: Callable[[], None]) -> None:
+    """Return when any endpoint has answered a linearizable read. check: raises if waiting is in vain."""
+    options = ChannelOptions(backoff_initial=POLL_SECONDS, backoff_max=4 * POLL_SECONDS)
+    channels = [Channel(endpoint, options=options) for endpoint in endpoints]
+    request = pb.RangeRequest(key=b"\0", limit=1, keys_only=True).SerializeToString()
+    deadline = time.monotonic() + START_SECONDS
+    waiting = {asyncio.ensure_future(_answer(channel, request)) for channel in channels}
+    try:
+        while time.monotonic() < deadline:
+            check()
+            done, _ = await asyncio.wait(waiting, timeout=0.1, return_when=asyncio.FIRST_COMPLETED)
+            if done:
+                return
+        raise ServerFailed(f"no answer within {START_SECONDS:g} s of the start")
+    finally:
+        for task in waiting:
+            task.cancel()
+        for channel in channels:
+            await channel.close()
+
+
+async def _answer(channel: Channel, request: bytes) -> None:
+    while True:
+        try:
+            await channel.unary(_RANGE, request, timeout=PROBE_SECONDS, wait_for_ready=True)
+        except RpcError:
+            await asyncio.sleep(POLL_SECONDS)
+        else:
+            return
+
+
+async def _leader(endpoints: tuple[str, ...]) -> str:
+    """The endpoint of the member that says it leads. Raises ServerFailed if none does before long."""
+    deadline = time.monotonic() + START_SECONDS
+    while time.monotonic() < deadline:
+        for endpoint in endpoints:
+            channel = Channel(endpoint)
+            try:
+                answer = await channel.unary(_STATUS, b"", timeout=PROBE_SECONDS)
+            except RpcError:
+                continue
+            finally:
+                await channel.close()
+            status = pb.StatusResponse.FromString(answer)
+            if status.leader and status.leader == status.header.member_id:
+                return endpoint
+        await asyncio.sleep(POLL_SECONDS)
+    raise ServerFailed("no member says that it leads")
+
+
+def _tree(pid: int) -> Iterator[int]:
+    yield pid
+    for task in Path(f"/proc/{pid}/task").glob("*/children"):
+        with suppress(OSError):
+            for child in task.read_text().split():
+                yield from _tree(int(child))
+
+
+def _anonymous_bytes(pid: int) -> int:
+    try:
+        lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+    except OSError:
+        # It has just ended, or this is not Linux.
+        return 0
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("Anonymous:")), 0)
