@@ -1,4 +1,4 @@
-"""`snapshot save`: a copy of a member's data in a file."""
+"""`snapshot save|status|restore`: a copy of a member's data in a file."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, BinaryIO
 
 import click
 
-from kvctl import gotext
+from kvctl import gotext, offline
 from kvctl.failure import CommandFailed, Exit, bad_args
 from kvctl.options import Group, Settings
 
@@ -18,9 +18,13 @@ if TYPE_CHECKING:
     from kvstore.client import Client
 
 
-@click.group(cls=Group, short_help="Copy a member's data to a file.")
+@click.group(cls=Group, short_help="Copy a member's data to a file, and begin anew from one.")
 def snapshot() -> None:
-    """Copy a member's data to a file."""
+    """Copy a member's data to a file, look at such a file, and make a new cluster from one."""
+
+
+snapshot.add_command(offline.restore)
+snapshot.add_command(offline.status)
 
 
 @snapshot.command(

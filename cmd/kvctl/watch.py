@@ -207,7 +207,10 @@ def _lines_of_stdin() -> asyncio.Queue[bytes]:
         line = b"-"
         while line:
             line = sys.stdin.buffer.readline()
-            loop.call_soon_threadsafe(lines.put_nowait, line)
+            try:
+                loop.call_soon_threadsafe(lines.put_nowait, line)
+            except RuntimeError:
+                return  # The loop has ended, and the command with it.
 
     threading.Thread(target=read, daemon=True).start()
     return lines

@@ -61,6 +61,17 @@ class Etcdctl(Program):
         )
         return _outcome(done.returncode, done.stdout, done.stderr)
 
+    def process(self, *args: str) -> subprocess.Popen[bytes]:
+        """Start it, with pipes for its input and output."""
+        return subprocess.Popen(
+            [self._program, *args],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env=_clean_environment(self._environment),
+            cwd=self._directory,
+        )
+
     def on(self, endpoints: str) -> Etcdctl:
         """The same for other endpoints."""
         return Etcdctl(self._program, self._environment | {"ETCDCTL_ENDPOINTS": endpoints}, self._directory)
