@@ -36,21 +36,24 @@ class PingPolice:
     min_time: seconds that must lie between pings. permit_without_stream: whether that holds without calls too.
     """
 
-    __slots__ = ("_last", "_min_time", "_permit_without_stream", "_strikes", "sent")
+    __slots__ = ("_forgiven", "_last", "_min_time", "_permit_without_stream", "_strikes")
 
     def __init__(self, min_time: float, *, permit_without_stream: bool) -> None:
         self._min_time = min_time
         self._permit_without_stream = permit_without_stream
         self._last = float("-inf")
         self._strikes = 0
-        # Set by whoever answers a call: the client then has reason to look after the connection, and starts over.
-        self.sent = False
+        self._forgiven = False
+
+    def forgive(self) -> None:
+        """Something of a call is sent: the client has reason to look after the connection, and starts over."""
+        self._forgiven = True
 
     def tolerates(self, now: float, *, has_calls: bool) -> bool:
         """Whether a ping at this time is one the client may still send."""
         since, self._last = now - self._last, now
-        if self.sent:
-            self.sent = False
+        if self._forgiven:
+            self._forgiven = False
             self._strikes = 0
             return True
         if since < (self._min_time if has_calls or self._permit_without_stream else _IDLE_INTERVAL):

@@ -101,6 +101,7 @@ class ServerConnection:
 
     __slots__ = (
         "__weakref__",
+        "_answered",
         "_by_path",
         "_calls",
         "_control",
@@ -168,6 +169,8 @@ class ServerConnection:
         self.draining = False
         self._control = TokenBucket(options.control_burst, options.control_rate)
         self._last_stream_id = 0
+        # Something of a call has been said since the last flush.
+        self._answered = False
         self._goaway_sent = False
         self._pings = PingPolice(
             options.keepalive_min_time, permit_without_stream=options.keepalive_permit_without_stream
@@ -210,8 +213,7 @@ class ServerConnection:
                 call = calls.get(event.stream_id)
                 data = event.data
                 if call is None:
-                    if data:
-                        self.acknowledge(len(data), event.stream_id)
+                    self.credit(len(data), event.stream_id)
                 elif data or event.end_stream:
                     call.receive(data, event.end_stream)
                 else:
@@ -225,7 +227,7 @@ class ServerConnection:
 
     def _control_event(self, event: Event) -> None:
         if isinstance(event, PingReceived):
-            self._count_control()
+            # Not counted with what carries nothing: clients measure the connection by a ping for every answer.
             if not self._pings.tolerates(self.host.now(), has_calls=bool(self._calls)):
                 raise Flooded("too_many_pings")
         elif isinstance(event, SettingsReceived):
@@ -417,7 +419,7 @@ class ServerConnection:
         except EngineError:
             # Reset by the client in the bytes being handled, or the connection ends: nobody listens.
             return
-        self._pings.sent = True
+        self._answered = True
         if not call.half_closed:
             self._linger(stream_id)
         if not self.dirty:
@@ -432,7 +434,7 @@ class ServerConnection:
             self.send_response(call.stream_id, headers)
         except EngineError:
             return
-        self._pings.sent = True
+        self._answered = True
         self.touch()
 
     def send_message(self, call: Call, payload: bytes) -> None:
@@ -450,7 +452,7 @@ class ServerConnection:
                 self.send_data(call.stream_id, payload)
         except EngineError:
             return
-        self._pings.sent = True
+        self._answered = True
         if not self.dirty:
             self.dirty = True
             self.host.flush_later()
@@ -486,7 +488,7 @@ class ServerConnection:
                 self.send_response(call.stream_id, [*_RESPONSE_HEADERS, *fields], end_stream=True)
         except EngineError:
             return
-        self._pings.sent = True
+        self._answered = True
         if not call.half_closed:
             self._linger(call.stream_id)
         self.touch()
@@ -506,6 +508,9 @@ class ServerConnection:
         if self.failed:
             return b""
         engine = self._engine
+        if self._answered:
+            self._answered = False
+            self._pings.forgive()
         try:
             data = engine.data_to_send(amount)
         except EngineError as error:

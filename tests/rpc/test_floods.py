@@ -248,6 +248,18 @@ def test_an_idle_connection_may_ping_when_permitted() -> None:
     assert not exchange.server.closed
 
 
+def test_a_client_may_measure_the_connection_with_every_answer() -> None:
+    """As grpc-go does to size its windows: a ping for what arrives, and none before that one is answered."""
+    exchange = Exchange({"Unary": Handler(lambda request, context: request)})
+    exchange.transfer()
+    for _ in range(3000):
+        stream_id = exchange.client.send_request(request_headers())
+        exchange.client.send_data(stream_id, bytes(5), end_stream=True)
+        # In the same bytes as the next request.
+        ping(exchange)
+    assert not exchange.server.closed
+
+
 def test_answers_forgive_pings() -> None:
     exchange = Exchange({"Unary": Handler(lambda request, context: request)})
     for _ in range(50):
