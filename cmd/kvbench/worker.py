@@ -22,7 +22,7 @@ from kvstore.pb import rpc_pb2 as pb
 from kvstore.rpc import Channel, ChannelOptions, RpcError
 
 PROGRESS_SECONDS = 0.2
-CONNECT_SECONDS = 20.0
+CONNECT_SECONDS = 5.0
 # How long calls under way may take after the end of the load.
 GRACE_SECONDS = 15.0
 LARGE_WINDOW = 64 << 20
@@ -76,7 +76,7 @@ def main(pipe: "Connection[object, object]") -> None:
         try:
             pipe.send(uvloop.run(_Run(task, pipe).measure()))
         except (RpcError, OSError, EOFError, TimeoutError) as error:
-            pipe.send(Failure(f"{type(error).__name__}: {error}"))
+            pipe.send(Failure(str(error) or type(error).__name__))
 
 
 class _Run:
@@ -118,7 +118,11 @@ class _Run:
         endpoints = self._load.endpoints
         mine = range(self._index, self._load.connections, self._workers)
         self._channels = [Channel(endpoints[number % len(endpoints)], options=options) for number in mine]
-        await _within(CONNECT_SECONDS, [channel.ready() for channel in self._channels])
+        try:
+            await _within(CONNECT_SECONDS, [channel.ready() for channel in self._channels])
+        except TimeoutError:
+            where = ", ".join(endpoints)
+            raise TimeoutError(f"not connected to all of {where} within {CONNECT_SECONDS:g} s") from None
 
     async def _start_together(self) -> None:
         self._pipe.send(Ready())

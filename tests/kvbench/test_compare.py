@@ -1,0 +1,83 @@
+"""Comparing: the plan, the arithmetic of its table, and a tiny comparison of two real servers."""
+
+import json
+import math
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from kvbench.compare import CompareFailed, Plan, Row, compare
+from kvbench.main import program
+from kvbench.workloads import Sample, table
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+
+
+def plan(only: str) -> Plan:
+    return Plan.make(quick=True, only=only, members=(1,), rounds=3, duration=5.0, processes=1)
+
+
+def names(only: str) -> list[str]:
+    return [workload.name for workload in plan(only).workloads]
+
+
+def test_a_pattern_picks_workloads() -> None:
+    assert names("put 1*") == ["put 1x1", "put 10x10", "put 100x1"]
+    assert names("count only") == ["range count only"]
+    assert len(names("")) == len(table())
+    assert names("nothing of the kind") == []
+
+
+def test_workloads_have_names_of_their_own() -> None:
+    assert len({workload.name for workload in table()}) == len(table())
+
+
+def test_the_ratio_is_that_of_the_medians() -> None:
+    workload = next(iter(table()))
+    row = Row(workload, 1, {"etcd": [Sample(1), Sample(2), Sample(9)], "kvstored": [Sample(3), Sample(5), Sample(4)]})
+    assert row.ratio == 2.0
+    assert math.isnan(Row(workload, 1, {"etcd": [Sample(0)], "kvstored": [Sample(1)]}).ratio)
+
+
+def test_without_etcd_it_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    done = CliRunner().invoke(program, ["compare", "--quick"])
+    assert done.exit_code == 1
+    assert "apt-get install etcd-server" in done.output
+
+
+def test_no_such_workload_lists_all(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    etcd = tmp_path / "etcd"
+    etcd.write_text("#!/bin/sh\necho etcd Version: 0.0.0\n")
+    etcd.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    with pytest.raises(CompareFailed, match="put 20x50"):
+        compare(plan("nothing of the kind"), tmp_path, tmp_path / "out.json")
+
+
+@pytest.mark.skipif(shutil.which("etcd") is None, reason="there is no etcd on the PATH to compare with")
+def test_a_tiny_comparison_of_real_servers_leaves_nothing_behind(tmp_path: Path) -> None:
+    data, out = tmp_path / "data", tmp_path / "out.json"
+    command = [sys.executable, "-m", "kvbench", "compare", "--quick", "--members", "1", "--only", "m*"]
+    path = os.pathsep.join([str(REPOSITORY), str(REPOSITORY / "cmd"), os.environ.get("PYTHONPATH", "")])
+    done = subprocess.run(
+        [*command, "--dir", str(data), "--json", str(out)],
+        env={**os.environ, "PYTHONPATH": path.rstrip(os.pathsep)},
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    results = json.loads(out.read_text())
+    assert [result["workload"] for result in results["results"]] == ["mixed 80/20 20x50", "memory"]
+    assert results["programs"].keys() == {"etcd", "kvstored"}
+    for result in results["results"]:
+        assert result["workload"] in done.stdout
+        assert result["ratio_of_medians"] > 0
+    assert list(data.iterdir()) == []
