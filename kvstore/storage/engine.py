@@ -33,6 +33,7 @@ MAX_TABLES: Final = 64
 """Tables that an environment may have, those of the layers included."""
 
 _NO_ROOM: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+_PROBE_SIZE: Final = 256 * 1024
 _COMPACTED_FILE: Final = "compacted.mdb"
 _SECONDS_BETWEEN_READER_CHECKS: Final = 10.0
 
@@ -222,13 +223,44 @@ class Engine:
             except lmdb.MapFullError:
                 self._grow()
             except lmdb.Error as error:
-                translated = self._translate(error)
-                if isinstance(translated, DiskFull):
-                    self._revive()
-                raise translated from error
+                reason = self._reason(error)
+                if isinstance(reason, DiskFull):
+                    self._give_back()
+                raise reason from error
 
-    def _revive(self) -> None:
-        """Open the environment again if LMDB has given it up, which it does if a meta page could not be written."""
+    def _reason(self, error: lmdb.Error) -> Exception:
+        """What an LMDB error is. It calls a full disk an I/O error if part of a write still found room."""
+        if error.code == errno.EIO:
+            try:
+                self._probe()
+            except OSError as found:
+                return self._translate(found)
+        return self._translate(error)
+
+    def _probe(self) -> None:
+        """Raise OSError if the file cannot grow."""
+        fd = os.open(self.path / DATA_FILE, os.O_RDWR | os.O_CLOEXEC)
+        try:
+            size = os.fstat(fd).st_size
+            try:
+                written = 0
+                while written < _PROBE_SIZE:
+                    written += os.pwrite(fd, bytes(_PROBE_SIZE - written), size + written)
+                os.fsync(fd)
+            finally:
+                os.ftruncate(fd, size)
+        finally:
+            os.close(fd)
+
+    def _give_back(self) -> None:
+        """Cut off what a failed transaction has written behind the last page, and use the environment again.
+
+        Others need the room: the log lies on the same disk, as a rule. LMDB gives an environment up if not even a meta
+        page could be written; what it holds then is the last commit.
+        """
+        size = read_meta(self._fd, self.path / DATA_FILE).file_size
+        if os.fstat(self._fd).st_size > size:
+            os.truncate(self.path / DATA_FILE, size)
         try:
             self._env.begin(write=True).abort()
         except lmdb.PanicError:

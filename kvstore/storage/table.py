@@ -21,7 +21,7 @@ from kvstore.storage.longkey import CHUNK, locate, walk, walk_back
 from kvstore.storage.overlay import Changes, Row, SortedKeys, Span, merge, merge_back
 from kvstore.storage.transaction import TableHandle
 
-_FIRST_PIECE: Final = 16
+_FIRST_PIECE: Final = 8
 _LAST_PIECE: Final = 1024
 
 _MISSING: Final = object()
@@ -67,7 +67,7 @@ class _Rows:
                     yield piece[:stop]
                 return
             yield piece
-            size = min(2 * size, _LAST_PIECE)
+            size = min(4 * size, _LAST_PIECE)
 
     def _committed_back(self, start: bytes, end: bytes | None) -> Iterator[list[Row]]:
         """As _committed(), descending; of a DUP table with the highest value."""
@@ -86,7 +86,7 @@ class _Rows:
                     yield piece[:stop]
                 return
             yield piece
-            size = min(2 * size, _LAST_PIECE)
+            size = min(4 * size, _LAST_PIECE)
 
 
 class Table(_Rows):

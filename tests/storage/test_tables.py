@@ -6,6 +6,7 @@ import tempfile
 from collections import deque
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -17,13 +18,14 @@ from kvstore.storage.batch import APPEND, DUP, TableSpec
 A, B = b"a" * 480, b"b" * 480
 
 # Few different keys, so that they meet: short ones, some around the length of a chunk, some several layers deep.
-_tails = st.binary(min_size=0, max_size=3).map(lambda tail: bytes(b"abz\xff"[byte % 4] for byte in tail))
-_heads = st.sampled_from([b"k", b"", A[:479], A, A + b"\0", A + b"a", A + A, A + A[:479], A + B, A + A + A, B + A])
+_tails = st.binary(min_size=0, max_size=3).map(lambda tail: bytes(b"abcyz\xff"[byte % 6] for byte in tail))
+_heads = st.sampled_from([b"", A[:479], A, A + b"\0", A + A, A + A[:479], A + B, A + A + A, B + A])
 keys = st.builds(bytes.__add__, _heads, _tails).filter(bool)
-short_keys = _tails.filter(bool)
 values = st.binary(max_size=8)
 dup_values = st.integers(0, 40).map(lambda number: number.to_bytes(2, "big"))
-ends = st.none() | keys
+ends = st.none() | keys | st.integers(0, 600).map(lambda number: number.to_bytes(2, "big"))
+
+starts = keys | st.just(b"") | st.integers(0, 600).map(lambda number: number.to_bytes(2, "big"))
 
 
 class TableMachine(RuleBasedStateMachine):
@@ -39,6 +41,9 @@ class TableMachine(RuleBasedStateMachine):
             [TableSpec("plain"), TableSpec("append", APPEND), TableSpec("dup", DUP)],
             schedule=lambda done: self.acknowledgements.append(done) if self.held else done(),
         )
+        engine = self.backend._env.engine
+        assert engine is not None
+        self.engine = engine
         self.tables = {name: self.backend.table(name) for name in ("plain", "append")}
         self.dups = self.backend.dup_table("dup")
         self.models: dict[str, dict[bytes, bytes]] = {"plain": {}, "append": {}}
@@ -46,7 +51,7 @@ class TableMachine(RuleBasedStateMachine):
 
     def teardown(self) -> None:
         if hasattr(self, "directory"):
-            self.backend._env.engine.close()
+            self.engine.close()
             self.directory.cleanup()
 
     @rule(name=st.sampled_from(["plain", "append"]), key=keys, value=values)
@@ -54,11 +59,30 @@ class TableMachine(RuleBasedStateMachine):
         self.tables[name].put(key, value)
         self.models[name][key] = value
 
-    @rule(name=st.sampled_from(["plain", "append"]), rows=st.dictionaries(short_keys, values, min_size=20, max_size=80))
-    def put_many(self, name: str, rows: dict[bytes, bytes]) -> None:
+    @rule(
+        name=st.sampled_from(["plain", "append"]),
+        first=st.integers(0, 300),
+        count=st.integers(1, 250),
+        step=st.integers(1, 3),
+        flush=st.booleans(),
+    )
+    def put_many(self, name: str, first: int, count: int, step: int, flush: bool) -> None:
+        rows = {number.to_bytes(2, "big"): bytes([step]) for number in range(first, first + count * step, step)}
         for key, value in rows.items():
             self.tables[name].active[key] = value
         self.models[name].update(rows)
+        if flush:
+            self.flush()
+
+    @rule(name=st.sampled_from(["plain", "append"]), keys=st.lists(keys, min_size=1, max_size=10), value=values)
+    def put_some(self, name: str, keys: list[bytes], value: bytes) -> None:
+        for key in keys:
+            self.put(name, key, value)
+
+    @rule(name=st.sampled_from(["plain", "append"]), first=st.integers(0, 300), count=st.integers(1, 100))
+    def delete_many(self, name: str, first: int, count: int) -> None:
+        for number in range(first, first + count):
+            self.delete(name, number.to_bytes(2, "big"))
 
     @rule(name=st.sampled_from(["plain", "append"]), key=keys)
     def delete(self, name: str, key: bytes) -> None:
@@ -97,7 +121,7 @@ class TableMachine(RuleBasedStateMachine):
         while self.acknowledgements:
             self.acknowledgements.popleft()()
 
-    @rule(name=st.sampled_from(["plain", "append"]), start=keys | st.just(b""), end=ends, limit=st.integers(0, 30))
+    @rule(name=st.sampled_from(["plain", "append"]), start=starts, end=ends, limit=st.integers(0, 30))
     def scan(self, name: str, start: bytes, end: bytes | None, limit: int) -> None:
         model = self.models[name]
         expected = [row for row in sorted(model.items()) if row[0] >= start and (end is None or row[0] < end)]
@@ -107,7 +131,7 @@ class TableMachine(RuleBasedStateMachine):
         assert table.items(start, end, limit) == (expected[:limit] if limit else expected)
         assert table.items_back(start, end, limit) == (expected[::-1][:limit] if limit else expected[::-1])
 
-    @rule(key=keys, bound=dup_values, start=keys | st.just(b""), end=ends)
+    @rule(key=keys, bound=dup_values, start=starts, end=ends)
     def scan_dups(self, key: bytes, bound: bytes, start: bytes, end: bytes | None) -> None:
         model = {key: sorted(values) for key, values in sorted(self.dup_model.items()) if values}
         assert self.dups.values(key) == model.get(key, [])
@@ -116,9 +140,7 @@ class TableMachine(RuleBasedStateMachine):
         inside = [key for key in model if key >= start and (end is None or key < end)]
         assert list(self.dups.keys(start, end)) == inside
         assert list(self.dups.items(start, end)) == [(key, model[key]) for key in inside]
-        assert self.dups.items_at_most(start, end, bound) == [
-            (key, at_most[key][-1]) for key in inside if at_most[key]
-        ]
+        assert self.dups.items_at_most(start, end, bound) == [(key, at_most[key][-1]) for key in inside if at_most[key]]
 
     @rule(key=keys)
     def get(self, key: bytes) -> None:
@@ -129,16 +151,15 @@ class TableMachine(RuleBasedStateMachine):
     def delete_range_in_the_writer(self, start: bytes, end: bytes | None, limit: int) -> None:
         self.acknowledge()
         self.backend.flush()
-        engine = self.backend._env.engine
-        assert engine is not None
         operations = [(3, name, (start, end, limit)) for name in ("plain", "append", "dup")]
-        engine.commit([operations])
+        self.engine.commit([operations])
         self.backend._rebase()
         self.dup_model = {key: values for key, values in self.dup_model.items() if values}
-        for model in (*self.models.values(), self.dup_model):
+        models: list[dict[bytes, Any]] = [*self.models.values(), self.dup_model]
+        for model in models:
             inside = [key for key in sorted(model) if key >= start and (end is None or key < end)]
             for key in inside[:limit] if limit else inside:
-                del model[key]  # type: ignore[attr-defined]
+                del model[key]
 
     @invariant()
     def everything_is_there(self) -> None:
@@ -151,17 +172,15 @@ class TableMachine(RuleBasedStateMachine):
     def no_layer_is_left_empty(self) -> None:
         self.acknowledge()
         self.backend.flush()
-        engine = self.backend._env.engine
-        assert engine is not None
-        with engine.env.begin() as txn:
+        with self.engine.env.begin() as txn:
             for name in ("plain", "append", "dup"):
                 model = self.dup_model if name == "dup" else self.models[name]
                 if not any(len(key) > 480 and (name != "dup" or model[key]) for key in model):
-                    handle = engine.handles[name]
+                    handle = self.engine.handles[name]
                     assert txn.stat(handle.layers)["entries"] == 0
                     if name != "dup":
                         assert txn.stat(handle.main)["entries"] == len(model)
 
 
 TestTables = TableMachine.TestCase
-TestTables.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+TestTables.settings = settings(max_examples=50, stateful_step_count=50, deadline=None)

@@ -1,0 +1,170 @@
+"""Writers: order, atomicity, growth, jobs, and what happens when a process dies."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from kvstore.storage.batch import WriteBatch, WriteStats
+from kvstore.storage.engine import Engine, EngineOptions
+from kvstore.storage.errors import JobFailed, StorageError, WriterFailed
+from kvstore.storage.writer import InlineWriter, WriterEvents
+from tests.storage.harness import TABLES, process_writer, put, put_and_wait, rows_of, until
+
+HARNESS = "tests.storage.harness"
+
+
+async def test_batches_submitted_together_are_committed_together_and_done_in_order(tmp_path: Path) -> None:
+    stats: list[WriteStats] = []
+    writer = process_writer(tmp_path, WriterEvents(committed=stats.append))
+    done: list[int] = []
+    for number in range(100):
+        put(writer, {b"%03d" % number: b"x"}, partial(done.append, number))
+    await until(lambda: len(done) == 100)
+    await writer.close()
+    assert done == list(range(100))
+    assert sum(each.batches for each in stats) == 100
+    assert len(stats) < 50
+    assert sum(each.rows for each in stats) == 100
+    assert len(rows_of(tmp_path)) == 100
+
+
+async def test_a_batch_larger_than_the_socket_takes_arrives_whole(tmp_path: Path) -> None:
+    writer = process_writer(tmp_path)
+    rows = {b"%04d" % number: os.urandom(4000) for number in range(3000)}
+    waiting = asyncio.create_task(put_and_wait(writer, rows))
+    await until(lambda: writer.backlog > 0 or waiting.done())
+    put(writer, {b"after": b"x"}, lambda: None)
+    await waiting
+    assert writer.backlog == 0
+    await writer.close()
+    assert rows_of(tmp_path) == {**rows, b"after": b"x"}
+
+
+async def test_what_was_submitted_before_close_is_committed(tmp_path: Path) -> None:
+    writer = process_writer(tmp_path)
+    done: list[int] = []
+    for number in range(50):
+        put(writer, {b"%03d" % number: bytes(50_000)}, lambda: done.append(1))
+    await writer.close()
+    assert len(done) == 50
+    assert len(rows_of(tmp_path)) == 50
+
+
+async def test_the_map_grows_as_needed(tmp_path: Path) -> None:
+    stats: list[WriteStats] = []
+    writer = process_writer(tmp_path, WriterEvents(committed=stats.append), map_size=1 << 20)
+    rows = {b"%05d" % number: os.urandom(300) for number in range(20_000)}
+    await put_and_wait(writer, rows)
+    await put_and_wait(writer, {b"more": b"x"})
+    await writer.close()
+    assert stats[-1].map_bytes > 1 << 20
+    assert rows_of(tmp_path) == {**rows, b"more": b"x"}
+
+
+async def test_every_operation_of_a_batch_is_executed_in_order(tmp_path: Path) -> None:
+    writer = process_writer(tmp_path)
+    await put_and_wait(writer, {b"%d" % number: b"old" for number in range(10)})
+    await put_and_wait(writer, {b"x": b"gone"}, "history")
+    batch = WriteBatch()
+    batch.put("current", [(b"a", b"1"), (b"1", None)])
+    batch.delete("current", [b"a", b"not there"])
+    batch.delete_range("current", b"2", b"5")
+    batch.delete_range("current", b"5", None, 2)
+    batch.drop("history")
+    batch.change_dups("past", {b"k": ([b"2", b"1"], [])})
+    batch.change_dups("past", {b"k": ([b"3"], [b"1"])})
+    writer.submit(batch, lambda: None)
+    await writer.close()
+    assert rows_of(tmp_path) == {b"0": b"old", b"7": b"old", b"8": b"old", b"9": b"old"}
+    assert rows_of(tmp_path, "history") == {}
+    assert rows_of(tmp_path, "past") == {b"k": b"2"}
+
+
+async def test_a_job_runs_in_order_in_a_transaction_of_its_own(tmp_path: Path) -> None:
+    writer = process_writer(tmp_path)
+    put(writer, {b"a": b"1"}, lambda: None)
+    copied = writer.run(f"{HARNESS}:copy_row", (b"a", b"b"))
+    put(writer, {b"a": b"2"}, lambda: None)
+    failed = writer.run(f"{HARNESS}:put_and_raise", b"c")
+    missing = writer.run(f"{HARNESS}:no_such_function", None)
+    put(writer, {b"d": b"1"}, lambda: None)
+    assert await asyncio.wrap_future(copied) == b"1"
+    with pytest.raises(JobFailed, match="ValueError: this job fails"):
+        await asyncio.wrap_future(failed)
+    with pytest.raises(JobFailed, match="no_such_function"):
+        await asyncio.wrap_future(missing)
+    await writer.close()
+    assert rows_of(tmp_path) == {b"a": b"2", b"b": b"1", b"d": b"1"}
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+async def test_signals_for_the_member_do_not_end_its_writer(tmp_path: Path, number: int) -> None:
+    writer = process_writer(tmp_path)
+    await put_and_wait(writer, {b"a": b"1"})
+    os.kill(writer.pid, number)
+    await put_and_wait(writer, {b"b": b"1"})
+    await writer.close()
+    assert set(rows_of(tmp_path)) == {b"a", b"b"}
+
+
+async def test_a_writer_that_dies_is_reported_and_what_waited_fails(tmp_path: Path) -> None:
+    errors: list[StorageError] = []
+    writer = process_writer(tmp_path, WriterEvents(failed=errors.append))
+    await put_and_wait(writer, {b"a": b"1"})
+    os.kill(writer.pid, signal.SIGSTOP)
+    done: list[int] = []
+    put(writer, {b"b": b"1"}, lambda: done.append(1))
+    job = writer.run(f"{HARNESS}:count_rows", "current")
+    os.kill(writer.pid, signal.SIGKILL)
+    await until(lambda: bool(errors))
+    assert isinstance(errors[0], WriterFailed)
+    assert len(errors) == 1
+    assert not done
+    assert isinstance(job.exception(timeout=0), WriterFailed)
+    put(writer, {b"c": b"1"}, lambda: done.append(1))
+    await writer.close()
+    assert not done
+
+
+async def test_a_directory_that_cannot_be_opened_is_reported(tmp_path: Path) -> None:
+    (tmp_path / "data.mdb").write_bytes(b"something else entirely" * 1000)
+    errors: list[StorageError] = []
+    writer = process_writer(tmp_path, WriterEvents(failed=errors.append))
+    await until(lambda: bool(errors))
+    assert "not that of an LMDB file" in str(errors[0])
+    await writer.close()
+
+
+def test_an_inline_writer_is_done_on_return(tmp_path: Path) -> None:
+    writer = InlineWriter(Engine(tmp_path, TABLES, EngineOptions(map_size=1 << 20)))
+    done: list[int] = []
+    rows = {b"%05d" % number: os.urandom(300) for number in range(10_000)}
+    put(writer, rows, lambda: done.append(1))
+    assert done == [1]
+    assert writer.run(f"{HARNESS}:copy_row", (b"00001", b"x")).result(timeout=0) == rows[b"00001"]
+    with pytest.raises(JobFailed):
+        writer.run(f"{HARNESS}:put_and_raise", b"c").result(timeout=0)
+    writer.engine.close()
+    assert rows_of(tmp_path) == {**rows, b"x": rows[b"00001"]}
+
+
+def test_free_pages_are_counted(tmp_path: Path) -> None:
+    engine = Engine(tmp_path, TABLES, EngineOptions(count_free=True))
+    engine.commit([[(1, "current", {b"%05d" % number: bytes(1000) for number in range(4000)})]])
+    full = engine.measure()
+    engine.commit([[(3, "current", (b"", None, 0))]])
+    stats = engine.commit([[(1, "current", {b"a": b"1"})]])
+    assert stats.file_bytes >= full.file_bytes
+    assert stats.free_bytes > full.file_bytes * 0.95
+    after = engine.compact()
+    assert after.file_bytes < full.file_bytes * 0.05
+    assert after.free_bytes == 0
+    with engine.env.begin() as txn:
+        assert txn.get(b"a", db=engine.handles["current"].main) == b"1"
+    engine.close()
