@@ -202,11 +202,12 @@ def _lines_of_stdin() -> asyncio.Queue[bytes]:
     """The lines as they are typed, an empty one at the end. A daemon thread reads: nothing waits for it at exit."""
     lines: asyncio.Queue[bytes] = asyncio.Queue()
     loop = asyncio.get_running_loop()
+    typed = sys.stdin.buffer
 
     def read() -> None:
         line = b"-"
         while line:
-            line = sys.stdin.buffer.readline()
+            line = typed.readline()
             try:
                 loop.call_soon_threadsafe(lines.put_nowait, line)
             except RuntimeError:

@@ -29,7 +29,7 @@ class SortTarget(IntEnum):
     VALUE = 4
 
 
-@dataclass(slots=True, frozen=True)
+@dataclass(slots=True)
 class Get:
     """Read a key or a range.
 
@@ -75,7 +75,7 @@ class Get:
         return rpc_pb2.RequestOp(request_range=self.request())
 
 
-@dataclass(slots=True, frozen=True)
+@dataclass(slots=True)
 class Put:
     """Write a key. Without a lease the key is detached from the one it had.
 
@@ -103,7 +103,7 @@ class Put:
         return rpc_pb2.RequestOp(request_put=self.request())
 
 
-@dataclass(slots=True, frozen=True)
+@dataclass(slots=True)
 class Delete:
     """Remove a key or a range. prev_kv: answer with what was removed."""
 
@@ -118,7 +118,7 @@ class Delete:
         return rpc_pb2.RequestOp(request_delete_range=self.request())
 
 
-@dataclass(slots=True, frozen=True)
+@dataclass(slots=True)
 class TxnOp:
     """A transaction, alone or as one operation of another: if every comparison holds `success` runs, else `failure`."""
 
@@ -161,7 +161,7 @@ def _result(operator: str) -> rpc_pb2.Compare.CompareResult.ValueType:
         raise ValueError(f"a comparison is one of = != > <, not {operator!r}") from None
 
 
-@dataclass(slots=True, frozen=True)
+@dataclass(slots=True)
 class Compare:
     """A condition of a transaction, made by one of the class methods: `Compare.mod_revision("k", "=", 7)`.
 

@@ -12,7 +12,7 @@ from enum import IntEnum
 from kvstore.pb import kv_pb2, rpc_pb2
 
 
-@dataclass(slots=True, frozen=True)
+@dataclass(slots=True)
 class Header:
     """Who answered, and how far the store was: `revision` is the current one, not the one asked for."""
 
@@ -26,7 +26,7 @@ class Header:
         return cls(pb.cluster_id, pb.member_id, pb.revision, pb.raft_term)
 
 
-@dataclass(slots=True, frozen=True)
+@dataclass(slots=True)
 class KeyValue:
     """A key as it was at some revision. `version` counts its writes since it was created, `lease` is 0 for none."""
 
@@ -42,7 +42,7 @@ class KeyValue:
         return cls(pb.key, pb.value, pb.create_revision, pb.mod_revision, pb.version, pb.lease)
 
 
-@dataclass(slots=True, frozen=True)
+@dataclass(slots=True)
 class GetResult:
     """The keys found. `count` is how many there are in the range, `more` that a limit left some out."""
 
@@ -61,7 +61,7 @@ class GetResult:
         return self.kvs[0].value if self.kvs else None
 
 
-@dataclass(slots=True, frozen=True)
+@dataclass(slots=True)
 class PutResult:
     """`prev_kv` is the key before, if it was asked for and there was one."""
 
@@ -73,7 +73,7 @@ class PutResult:
         return cls(Header.from_pb(pb.header), KeyValue.from_pb(pb.prev_kv) if pb.HasField("prev_kv") else None)
 
 
-@dataclass(slots=True, frozen=True)
+@dataclass(slots=True)
 class DeleteResult:
     """How many keys were deleted, and what they were if that was asked for."""
 
@@ -86,7 +86,7 @@ class DeleteResult:
         return cls(Header.from_pb(pb.header), pb.deleted, tuple(map(KeyValue.from_pb, pb.prev_kvs)))
 
 
-@dataclass(slots=True, frozen=True)
+@dataclass(slots=True)
 class TxnResult:
     """`succeeded` tells which branch ran; `responses` has one result for each of its operations, in order."""
 
@@ -117,7 +117,7 @@ class EventType(IntEnum):
     DELETE = 1
 
 
-@dataclass(slots=True, frozen=True)
+@dataclass(slots=True)
 class Event:
     """One change. A DELETE's `kv` has only the key and the revision of the deletion."""
 
@@ -131,7 +131,7 @@ class Event:
         return cls(EventType(pb.type), KeyValue.from_pb(pb.kv), prev_kv)
 
 
-@dataclass(slots=True, frozen=True)
+@dataclass(slots=True)
 class WatchResponse:
     """Changes in the order of their revisions, never half of one revision; none at all is a progress notification.
 
@@ -146,7 +146,7 @@ class WatchResponse:
         return not self.events
 
 
-@dataclass(slots=True, frozen=True)
+@dataclass(slots=True)
 class Lease:
     """A granted lease: its id and the seconds it lives without a renewal, as the server decided them."""
 
@@ -155,7 +155,7 @@ class Lease:
     ttl: int
 
 
-@dataclass(slots=True, frozen=True)
+@dataclass(slots=True)
 class LeaseInfo:
     """`ttl` is what remains, in seconds; -1 if there is no such lease. `keys` only if they were asked for."""
 
@@ -170,20 +170,20 @@ class LeaseInfo:
         return self.granted_ttl == 0 and self.ttl == -1
 
 
-@dataclass(slots=True, frozen=True)
+@dataclass(slots=True)
 class LeaseList:
     header: Header
     ids: tuple[int, ...]
 
 
-@dataclass(slots=True, frozen=True)
+@dataclass(slots=True)
 class HeaderOnly:
     """The answer of a call that has nothing more to tell."""
 
     header: Header
 
 
-@dataclass(slots=True, frozen=True)
+@dataclass(slots=True)
 class Member:
     """A member of the cluster. One without a name was added and has not started yet."""
 
@@ -198,7 +198,7 @@ class Member:
         return cls(pb.ID, pb.name, tuple(pb.peerURLs), tuple(pb.clientURLs), pb.isLearner)
 
 
-@dataclass(slots=True, frozen=True)
+@dataclass(slots=True)
 class MemberList:
     """The members after the call."""
 
@@ -210,7 +210,7 @@ class MemberList:
         return cls(Header.from_pb(header), tuple(map(Member.from_pb, members)))
 
 
-@dataclass(slots=True, frozen=True)
+@dataclass(slots=True)
 class MemberAdded:
     header: Header
     member: Member
@@ -223,13 +223,13 @@ class AlarmType(IntEnum):
     CORRUPT = 2
 
 
-@dataclass(slots=True, frozen=True)
+@dataclass(slots=True)
 class Alarm:
     member_id: int
     type: AlarmType
 
 
-@dataclass(slots=True, frozen=True)
+@dataclass(slots=True)
 class AlarmList:
     """`header` is None where the server sends none with alarms."""
 
@@ -237,13 +237,13 @@ class AlarmList:
     alarms: tuple[Alarm, ...]
 
 
-@dataclass(slots=True, frozen=True)
+@dataclass(slots=True)
 class Downgrade:
     enabled: bool
     target_version: str
 
 
-@dataclass(slots=True, frozen=True)
+@dataclass(slots=True)
 class Status:
     """How one member is. Sizes are bytes; `leader` is 0 when it knows none; `errors` are texts for people."""
 
@@ -285,7 +285,7 @@ class Status:
         return self.leader == self.header.member_id
 
 
-@dataclass(slots=True, frozen=True)
+@dataclass(slots=True)
 class Hash:
     """A member's whole backend as a number; comparable only between copies of one file."""
 
@@ -293,7 +293,7 @@ class Hash:
     hash: int
 
 
-@dataclass(slots=True, frozen=True)
+@dataclass(slots=True)
 class HashKV:
     """All history between `compact_revision` and `hash_revision` as a number, the same on every healthy member."""
 
@@ -303,7 +303,7 @@ class HashKV:
     hash_revision: int
 
 
-@dataclass(slots=True, frozen=True)
+@dataclass(slots=True)
 class SnapshotChunk:
     """A piece of a snapshot and how many bytes follow it. `version` is the storage version, where the server says."""
 

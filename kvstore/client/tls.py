@@ -9,7 +9,6 @@ from __future__ import annotations
 import socket
 import ssl
 from dataclasses import dataclass
-from pathlib import Path
 
 import grpc
 
@@ -102,7 +101,8 @@ def _credentials(roots: bytes | None, config: TLSConfig) -> grpc.ChannelCredenti
 
 def _read(path: str) -> bytes:
     try:
-        return Path(path).read_bytes()
+        with open(path, "rb") as file:
+            return file.read()
     except OSError as error:
         reason = (error.strerror or str(error)).lower()
         raise TLSError(f"open {path}: {reason}") from error
@@ -111,4 +111,4 @@ def _read(path: str) -> bytes:
 def _system_roots() -> bytes | None:
     """The authorities of this machine; None leaves gRPC its built-in list."""
     bundle = ssl.get_default_verify_paths().cafile
-    return Path(bundle).read_bytes() if bundle else None
+    return _read(bundle) if bundle else None
