@@ -57,7 +57,7 @@ class TestSnapshots:
         cluster.remove(wiped, wiped_id)
         write(cluster.leader().client, prefix + b"later", 300)
         cluster.leader().client.kv.Compact(CompactionRequest(revision=400))
-        cluster.add(wiped.name, member=wiped)
+        cluster.add_again(wiped)
         wiped.start()
         wiped.wait_ready()
         assert wiped.id != wiped_id

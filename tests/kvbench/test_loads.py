@@ -170,7 +170,7 @@ async def test_every_lease_is_kept_alive(fake: Fake, endpoint: str) -> None:
 
 async def test_a_server_that_is_not_there_is_an_error() -> None:
     load = Load(kind=Kind.PUT, endpoints=("127.0.0.1:1",), total=1)
-    with pytest.raises(LoadFailed, match="not connected to all of 127.0.0.1:1"):
+    with pytest.raises(LoadFailed, match=r"not connected to all of 127\.0\.0\.1:1"):
         await run(load)
 
 

@@ -210,6 +210,7 @@ class Cluster:
         self.flags = dict(flags or {})
         self.ports = PortReservation()
         self.members: list[Member] = []
+        self._prepared: list[Member] = []
         for number in range(1, size + 1):
             self.members.append(Member(binary, f"m{number}", directory, self.ports))
         for member in self.members:
@@ -250,7 +251,7 @@ class Cluster:
             member.wait_ready()
 
     def close(self) -> None:
-        for member in self.members:
+        for member in [*self.members, *self._prepared]:
             member.close()
         self.ports.close()
 
@@ -277,21 +278,26 @@ class Cluster:
         leader = self.leader()
         return [member for member in self.members if member is not leader and member.running]
 
-    def add(self, name: str, *, learner: bool = False, member: Member | None = None) -> Member:
-        """Make a member part of the cluster without starting it.
+    def prepare_member(self, name: str) -> Member:
+        """A member that nobody knows of yet."""
+        member = Member(self.binary, name, self.directory, self.ports)
+        self._prepared.append(member)
+        return member
 
-        member: one that was part of it before, with its ports and its (wiped) directory; otherwise a new one is made.
-        """
-        member = member or Member(self.binary, name, self.directory, self.ports)
-        request = MemberAddRequest(peerURLs=[member.peer_url], isLearner=learner)
-        try:
-            self._reconfigure(lambda leader: leader.cluster.MemberAdd(request))
-        except BaseException:
-            member.close()
-            raise
-        if member not in self.members:
-            self.members.append(member)
+    def joined(self, member: Member) -> None:
+        """A member has been added to the cluster: let it know all others when it starts."""
+        self.members.append(member)
         member.flags = self._bootstrap_flags(self.members, "existing")
+
+    def add(self, name: str, *, learner: bool = False) -> Member:
+        """Make a new member part of the cluster without starting it."""
+        return self.add_again(self.prepare_member(name), learner=learner)
+
+    def add_again(self, member: Member, *, learner: bool = False) -> Member:
+        """Add a member that was removed and wiped, with the ports and the directory it had."""
+        request = MemberAddRequest(peerURLs=[member.peer_url], isLearner=learner)
+        self._reconfigure(lambda leader: leader.cluster.MemberAdd(request))
+        self.joined(member)
         return member
 
     def remove(self, member: Member, member_id: int) -> None:
