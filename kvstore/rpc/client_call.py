@@ -4,7 +4,8 @@ A call is made before it has a connection: the channel hands it to one as soon a
 it needs of it; not sockets.
 """
 
-from collections.abc import Callable, Mapping
+import asyncio
+from collections.abc import Callable, Generator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from kvstore.rpc.deadlines import Bucket
@@ -65,7 +66,7 @@ def error_of_reset(code: int) -> RpcError:
 
 
 class UnaryRequest(Promise[bytes]):
-    """A unary call: a promise of the response message."""
+    """A unary call: a promise of the response message. When a task that awaits it is cancelled, so is the call."""
 
     __slots__ = (
         "_reader",
@@ -104,6 +105,13 @@ class UnaryRequest(Promise[bytes]):
 
     def trailing_metadata(self) -> tuple[tuple[str, str | bytes], ...]:
         return decode_metadata(self.trailers)
+
+    def __await__(self) -> Generator[object, None, bytes]:
+        try:
+            return (yield from super().__await__())
+        except asyncio.CancelledError:
+            self.cancel()
+            raise
 
     @property
     def over(self) -> bool:

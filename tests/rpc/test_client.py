@@ -116,6 +116,14 @@ async def test_a_cancelled_call_is_cancelled_on_the_server(talk: Talk) -> None:
     assert (await unary(channel, "plain")).text == "plain"
 
 
+async def test_a_call_is_cancelled_with_the_task_that_awaits_it(talk: Talk) -> None:
+    channel, servicer = talk
+    waiting = asyncio.ensure_future(unary(channel, "hang"))
+    await eventually(lambda: servicer.context)
+    waiting.cancel()
+    await eventually(lambda: servicer.cancelled)
+
+
 async def test_a_client_stream_gets_one_answer(talk: Talk) -> None:
     stream = talk[0].stream(COLLECT)
     for number in range(1000):

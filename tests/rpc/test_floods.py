@@ -173,11 +173,8 @@ async def test_a_client_that_reads_nothing_holds_little_of_our_memory() -> None:
         await attacker.send(client.data_to_send(1 << 20))
         await eventually(lambda: servicer.context is not None and not servicer.context.writable)
         protocol = next(iter(server._protocols))
-        # Until nothing moves any more: the socket's buffers are full, and the writer waits.
-        written = -1
-        while servicer.written != written:
-            written = servicer.written
-            await asyncio.sleep(0.05)
+        # Until the socket's buffers are full and the writer waits.
+        await eventually(lambda: protocol._paused and not servicer.context.writable)
         assert servicer.context.buffered < 200_000
         assert protocol.transport.get_write_buffer_size() < 600_000
         async with stub_of(port) as stub:
