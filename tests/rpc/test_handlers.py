@@ -32,7 +32,6 @@ class Servicer(EchoServicer):  # type: ignore[misc]
         self.cancelled = False
         self.ended: list[Any] = []
         self.gate = asyncio.Event()
-        self.written = 0
 
     def Unary(self, request: Any, context: Any) -> Any:
         self.context = context
@@ -157,7 +156,6 @@ class Servicer(EchoServicer):  # type: ignore[misc]
 
     async def expand_flood(self, request: Any, context: Any) -> None:
         while True:
-            self.written += 1
             await context.write(Text(data=bytes(10_000)))
 
     async def Chat(self, request_iterator: Any, context: Any) -> Any:
