@@ -365,9 +365,8 @@ def _forget_leader(r: Raft, m: Message) -> None:
 def _read_index(r: Raft, m: Message) -> None:
     if len(m.entries) != 1:
         r.logger.error(f"{r.id:x} invalid format of MsgReadIndex from {m.from_:x}, entries count: {len(m.entries)}")
-    elif r.tracker.is_singleton():
-        _answer_read(r, m, r.log.committed)
     # Before it has committed an entry of its own term, a leader does not know what is committed (dissertation §6.4).
+    # That holds for one that is alone, too: the commit index it had before a restart need not have been stored.
     elif not r.committed_in_term():
         r.pending_reads.append(m)
     else:
@@ -388,7 +387,7 @@ def release_reads(r: Raft) -> None:
 
 def _confirm_read(r: Raft, m: Message) -> None:
     committed = r.log.committed
-    if r.read_only.option == ReadOnlyOption.LEASE_BASED:
+    if r.tracker.is_singleton() or r.read_only.option == ReadOnlyOption.LEASE_BASED:
         _answer_read(r, m, committed)
         return
     r.read_only.add(m, committed)

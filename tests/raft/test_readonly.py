@@ -2,7 +2,21 @@
 
 from __future__ import annotations
 
-from raft import Entry, Message, MessageType, ReadOnlyOption
+from raft import (
+    Config,
+    ConfState,
+    Entry,
+    HardState,
+    MemoryStorage,
+    Message,
+    MessageType,
+    RawNode,
+    ReadOnlyOption,
+    ReadState,
+    Snapshot,
+    SnapshotMetadata,
+    StateType,
+)
 from raft.quorum import JointConfig
 from raft.readonly import ReadOnly
 
@@ -74,3 +88,30 @@ def test_an_answer_that_claims_too_much_confirms_no_more_than_there_is() -> None
     for id in (1, 2):
         reads.receive_ack(id, b"\xff" * 8)
     assert names(reads.confirm(_VOTERS)) == [(b"a", 5)]
+
+
+def test_a_leader_that_is_alone_answers_no_read_before_it_has_committed_in_its_term() -> None:
+    # The last entry was committed and applied before the restart, but the commit index was not stored with it.
+    storage = MemoryStorage(Snapshot(b"", SnapshotMetadata(ConfState(voters=[1]), 1, 1)))
+    storage.append([Entry(1, 2, data=b"acknowledged")])
+    storage.set_hard_state(HardState(term=1, vote=1, commit=1))
+    node = RawNode(Config(id=1, election_tick=10, heartbeat_tick=1, storage=storage, applied=1))
+    node.campaign()
+    states: list[ReadState] = []
+
+    def persist_and_advance() -> None:
+        ready = node.ready()
+        states.extend(ready.read_states)
+        storage.append(ready.entries)
+        if ready.hard_state is not None:
+            storage.set_hard_state(ready.hard_state)
+        node.advance()
+
+    while node.basic_status().soft_state.raft_state is not StateType.LEADER:
+        persist_and_advance()
+    node.read_index(b"read")
+    assert states == []
+    while node.has_ready():
+        persist_and_advance()
+    assert [state.request_ctx for state in states] == [b"read"]
+    assert states[0].index >= 2

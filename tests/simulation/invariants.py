@@ -1,0 +1,114 @@
+"""What must hold in a group at all times, whatever is lost, late or dead: checked as it happens.
+
+Knows what every member ever said and did, which no member does; so it can compare.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Sequence
+
+from raft.messages import Entry, ReadState, Snapshot
+from raft.rawnode import RawNode
+
+_Place = tuple[int, int]
+"""Index and term of an entry."""
+
+
+class Violation(AssertionError):
+    """A safety property does not hold."""
+
+
+class Invariants:
+    """The properties of figure 3 of the Raft paper, and of linearizable reads (dissertation, 6.4)."""
+
+    def __init__(self, first: Snapshot) -> None:
+        index, term = first.metadata.index, first.metadata.term
+        self._leaders: dict[int, int] = {}
+        self._entries: dict[_Place, tuple[int, bytes, int]] = {}
+        self._applied: dict[int, Entry] = {}
+        self._digests: dict[int, bytes] = {index: first.data}
+        self._terms: dict[int, int] = {index: term}
+        self._reads: dict[bytes, int] = {}
+        self._commits: dict[int, int] = {}
+        self.first_index = index
+        self.committed = index
+
+    # Election safety, leader completeness.
+
+    def became_leader(self, number: int, node: RawNode) -> None:
+        """At most one leader a term; its log has every entry that is committed."""
+        term = node.basic_status().hard_state.term
+        other = self._leaders.setdefault(term, number)
+        if other != number:
+            raise Violation(f"election safety: {other} and {number} both lead in term {term}")
+        log = node.raft.log
+        for index in range(max(log.first_index(), self.first_index + 1), self.committed + 1):
+            known = self._terms.get(index)
+            if known is None or known > term:
+                continue
+            if index > log.last_index() or log.term(index) != known:
+                raise Violation(f"leader completeness: {number} leads in term {term} without entry {known}/{index}")
+
+    # Log matching.
+
+    def appended(self, entries: Sequence[Entry], previous_term: int) -> None:
+        """Entries with the same index and term are the same, and so is what comes before them."""
+        for entry in entries:
+            place = (entry.index, entry.term)
+            content = (int(entry.type), entry.data, previous_term)
+            if self._entries.setdefault(place, content) != content:
+                raise Violation(f"log matching: two entries {entry.term}/{entry.index}")
+            previous_term = entry.term
+
+    # State machine safety.
+
+    def applied(self, number: int, entry: Entry) -> None:
+        """Every member applies the same entry at an index."""
+        known = self._applied.setdefault(entry.index, entry)
+        if (known.term, known.type, known.data) != (entry.term, entry.type, entry.data):
+            raise Violation(f"state machine safety: {number} applies another entry at {entry.index}")
+        self._terms[entry.index] = entry.term
+        if entry.index not in self._digests:
+            state = hashlib.blake2b(self._digests[entry.index - 1], digest_size=8)
+            state.update(b"%d %d " % (entry.term, entry.type) + entry.data)
+            self._digests[entry.index] = state.digest()
+
+    def digest(self, index: int) -> bytes:
+        """What a state machine that has applied everything up to an index holds."""
+        return self._digests[index]
+
+    def term(self, index: int) -> int:
+        """The term of the entry that everybody applies at an index."""
+        return self._terms[index]
+
+    def restored(self, number: int, snapshot: Snapshot) -> None:
+        """A snapshot holds what applying the log would have led to."""
+        if snapshot.data != self._digests.get(snapshot.metadata.index):
+            raise Violation(f"state machine safety: {number} restores another state at {snapshot.metadata.index}")
+
+    # Commit.
+
+    def commit_index(self, number: int, index: int) -> None:
+        """A running member's commit index never goes back."""
+        if index < self._commits.get(number, 0):
+            raise Violation(f"commit: that of {number} goes back to {index}")
+        self._commits[number] = index
+        self.committed = max(self.committed, index)
+
+    def stopped(self, number: int) -> None:
+        """A member may forget how far the log was committed when it stops."""
+        self._commits.pop(number, None)
+
+    # Reads.
+
+    def read_asked(self, context: bytes) -> None:
+        """A read begins: it must see everything that is committed by now."""
+        self._reads[context] = self.committed
+
+    def reads_confirmed(self, states: Iterable[ReadState]) -> None:
+        """A read is answered with the index it must wait for."""
+        for state in states:
+            needed = self._reads.get(state.request_ctx)
+            if needed is not None and state.index < needed:
+                raise Violation(f"linearizable reads: one at {state.index} after {needed} was committed")
