@@ -95,7 +95,13 @@ def _tls(settings: Settings) -> TLSConfig | None:
     wanted = settings.cacert or settings.cert or settings.key or not settings.insecure_transport
     if not wanted and not settings.insecure_skip_tls_verify:
         return None
-    config = TLSConfig(settings.cacert, settings.cert, settings.key, skip_verify=settings.insecure_skip_tls_verify)
+    config = TLSConfig(
+        settings.cacert,
+        settings.cert,
+        settings.key,
+        skip_verify=settings.insecure_skip_tls_verify,
+        secure_bare=bool(wanted),
+    )
     for path in (settings.cacert, settings.cert, settings.key):
         if path and not os.path.isfile(path):
             bad_args(f"open {path}: no such file or directory")

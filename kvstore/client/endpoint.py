@@ -15,6 +15,7 @@ import grpc
 import grpc.aio
 
 from kvstore.client import tls
+from kvstore.client.errors import ClientClosed
 from kvstore.client.rpcs import Request, Response, Rpc
 
 _PROBE_PAUSE = 0.2
@@ -103,12 +104,18 @@ class Endpoint:
         return channel is not None and channel.get_state(try_to_connect=True) is grpc.ChannelConnectivity.READY
 
     async def connected(self) -> Endpoint:
-        """Wait until the address is connected, however long that takes, and return this endpoint."""
+        """Wait until the address is connected, however long that takes, and return this endpoint.
+
+        Raises ClientClosed if it is closed meanwhile.
+        """
         if self._channel is None:
             self._channel = await self._open()
         channel = self._channel
-        while (state := channel.get_state(try_to_connect=True)) is not grpc.ChannelConnectivity.READY:
-            await channel.wait_for_state_change(state)
+        try:
+            while (state := channel.get_state(try_to_connect=True)) is not grpc.ChannelConnectivity.READY:
+                await channel.wait_for_state_change(state)
+        except grpc.aio.UsageError:
+            raise ClientClosed from None
         return self
 
     async def close(self) -> None:

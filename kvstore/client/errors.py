@@ -35,7 +35,10 @@ class CallTimeout(ClientError):
 
 
 class ClientClosed(ClientError):
-    """The client was closed, or never entered, when the call was made."""
+    """The client was closed before the call was made, or while it was."""
+
+    def __init__(self) -> None:
+        super().__init__("the client is closed")
 
 
 class ServerError(ClientError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 
 import grpc.aio
@@ -18,7 +19,7 @@ from kvstore.client.results import (
     SnapshotChunk,
     Status,
 )
-from kvstore.client.transport import Deadline, Transport, error_of, is_local_timeout
+from kvstore.client.transport import Deadline, Transport, ended_by_closing, error_of, is_local_timeout
 from kvstore.pb import rpc_pb2
 
 
@@ -97,6 +98,10 @@ class Maintenance:
             call = await self._transport.open_server_stream(rpcs.SNAPSHOT, rpc_pb2.SnapshotRequest(), deadline)
             async for answer in call:
                 yield SnapshotChunk(answer.blob, answer.remaining_bytes, answer.version)
+        except asyncio.CancelledError:
+            if ended_by_closing():
+                raise errors.ClientClosed from None
+            raise
         except errors.ConnectionFailed as error:
             raise errors.CallTimeout from error
         except grpc.aio.AioRpcError as status:

@@ -25,7 +25,7 @@ class TLSConfig:
 
     ca_file: whom to trust; the system's authorities if empty. cert_file, key_file: identify this client, always
     both. server_name: expected in the server's certificate instead of the endpoint's host. skip_verify: take any
-    certificate; for tests only.
+    certificate; for tests only. secure_bare: secure endpoints that are given without a scheme, too.
     """
 
     ca_file: str = ""
@@ -33,6 +33,7 @@ class TLSConfig:
     key_file: str = ""
     server_name: str = ""
     skip_verify: bool = False
+    secure_bare: bool = True
 
     def __post_init__(self) -> None:
         if bool(self.cert_file) != bool(self.key_file):

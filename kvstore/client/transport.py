@@ -195,6 +195,10 @@ class Transport:
                 endpoint = await self._pick(endpoints, deadline)
                 metadata = await self._metadata(endpoint, deadline)
                 return await attempt(endpoint, deadline.left(), metadata)
+            except asyncio.CancelledError:
+                if ended_by_closing():
+                    raise errors.ClientClosed from None
+                raise
             except errors.ConnectionFailed as error:
                 raise errors.CallTimeout from met or error
             except errors.ServerError as error:
@@ -216,7 +220,7 @@ class Transport:
 
     async def _pick(self, endpoints: EndpointSet, deadline: Deadline) -> Endpoint:
         if self._closed:
-            raise errors.ClientClosed("the client is closed")
+            raise errors.ClientClosed
         return await endpoints.pick(deadline)
 
     async def _metadata(self, endpoint: Endpoint, deadline: Deadline) -> Metadata:
@@ -235,7 +239,8 @@ class Transport:
         return found
 
     def _endpoint(self, text: str) -> Endpoint:
-        address = parse_address(text, secure_by_default=self._config.tls is not None)
+        tls = self._config.tls
+        address = parse_address(text, secure_by_default=tls is not None and tls.secure_bare)
         endpoint = Endpoint(address, self._config)
         self._made.append(endpoint)
         return endpoint
@@ -246,6 +251,15 @@ def error_of(status: grpc.aio.AioRpcError) -> errors.ServerError:
     error = errors.from_status(status.code(), status.details() or "")
     error.__cause__ = status
     return error
+
+
+def ended_by_closing() -> bool:
+    """Whether the CancelledError in hand is gRPC's, of a call that ended with its channel or stream.
+
+    gRPC raises the same for both; a task that somebody wants to end knows of it.
+    """
+    task = asyncio.current_task()
+    return task is None or task.cancelling() == 0
 
 
 def is_local_timeout(status: grpc.aio.AioRpcError) -> bool:

@@ -19,7 +19,15 @@ import grpc.aio
 from kvstore.client import errors, rpcs
 from kvstore.client.keys import Target, as_range
 from kvstore.client.results import Event, Header, WatchResponse
-from kvstore.client.transport import REQUIRE_LEADER, Backoff, Deadline, Transport, error_of, is_stale_login
+from kvstore.client.transport import (
+    REQUIRE_LEADER,
+    Backoff,
+    Deadline,
+    Transport,
+    ended_by_closing,
+    error_of,
+    is_stale_login,
+)
 from kvstore.pb import rpc_pb2
 
 _RESUMABLE = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN)
@@ -172,6 +180,8 @@ class Watcher:
             answer = await stream.read()
         except asyncio.CancelledError:
             self._drop()  # gRPC ends a stream whose read was cancelled.
+            if ended_by_closing():
+                return None
             raise
         except grpc.aio.AioRpcError as status:
             self._drop()

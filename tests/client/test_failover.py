@@ -69,6 +69,17 @@ async def test_a_call_that_reaches_nobody_ends_in_time_and_names_the_endpoints()
             await client.connect(0.1)
 
 
+async def test_a_call_that_waits_for_a_connection_ends_when_the_client_is_closed() -> None:
+    client = Client(NOBODY, timeout=None)
+    waiting = asyncio.create_task(client.kv.get("k"))
+    with pytest.raises(errors.ConnectionFailed):
+        await client.connect(0.05)
+    await client.close()
+    async with asyncio.timeout(10):
+        with pytest.raises(errors.ClientClosed):
+            await waiting
+
+
 async def test_a_cancelled_call_does_not_stay_behind(member: Member) -> None:
     async with Client([NOBODY], timeout=None) as client:
         with pytest.raises(TimeoutError):

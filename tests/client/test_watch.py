@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from kvstore.client import Client, Event, EventType, Filter, Get, KeyValue, Put, Watcher, errors, prefix
+from kvstore.client import Client, Event, EventType, Filter, Get, KeyValue, Put, Watcher, WatchResponse, errors, prefix
 from tests.cluster.harness import Cluster, ClusterFactory, Member
 
 
@@ -107,6 +107,38 @@ async def test_a_closed_watch_ends(client: Client, key: str) -> None:
         await client.kv.put(key, "v")
         assert await values(watcher, 1) == [b"v"]
     assert [response async for response in watcher] == []
+
+
+async def test_a_watch_that_another_task_closes_ends(client: Client, key: str) -> None:
+    async with client.watch(key) as watcher, asyncio.timeout(10):
+        following = asyncio.create_task(collect(watcher))
+        await client.kv.put(key, "v")
+        await client.kv.get(key)
+        await watcher.close()
+        assert len(await following) <= 1
+
+
+async def test_closing_the_client_ends_what_is_in_progress_with_an_error(member: Member, key: str) -> None:
+    client = Client(member.endpoint)
+    watcher = client.watch(key)
+    async with asyncio.timeout(10):
+        await watcher.__aenter__()
+        following = asyncio.create_task(collect(watcher))
+        reading = asyncio.create_task(read_on(client, key))
+        await client.kv.put(key, "v")
+        await client.close()
+        for task in (following, reading):
+            with pytest.raises(errors.ClientClosed):
+                await task
+
+
+async def collect(watcher: Watcher) -> list[WatchResponse]:
+    return [response async for response in watcher]
+
+
+async def read_on(client: Client, key: str) -> None:
+    while True:
+        await client.kv.get(key)
 
 
 async def test_a_watch_goes_on_after_the_member_was_restarted(make_cluster: ClusterFactory, key: str) -> None:

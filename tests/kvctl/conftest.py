@@ -8,11 +8,12 @@ from pathlib import Path
 
 import pytest
 
+from tests.client.secure import authority, secure_member
 from tests.client.servers import binary, make_cluster, member, shared_cluster
 from tests.cluster.harness import Member
 from tests.kvctl.programs import Etcdctl, Kvctl
 
-__all__ = ["binary", "make_cluster", "member", "shared_cluster"]
+__all__ = ["authority", "binary", "make_cluster", "member", "secure_member", "shared_cluster"]
 
 
 @pytest.fixture
