@@ -87,7 +87,6 @@ class MembershipChanges:
 
         Raises MemberNotFound, MemberNotLearner, LearnerNotReady or MemberNotEnoughStarted.
         """
-        self.membership.check_promote(number)
         if self.leader.is_leader:
             return await self.promote_here(number)
         request = MemberPromoteRequest(ID=number)
