@@ -6,6 +6,8 @@ from collections.abc import AsyncIterator, Awaitable, Sequence
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
+import structlog
+
 from kvstore import errors
 from kvstore.pb import peer_pb2 as pb
 from kvstore.pb import rpc_pb2
@@ -61,6 +63,7 @@ class PeerService(PeerServicer):
 
     def __init__(self, host: PeerHost) -> None:
         self._host = host
+        self._log = structlog.get_logger("kvstore.peer")
 
     async def Messages(self, request_iterator: AsyncIterator[pb.MessageBatch], context: Any) -> pb.MessagesResponse:
         """Raft messages, for as long as the sender lives."""
@@ -116,10 +119,14 @@ class PeerService(PeerServicer):
         return await _answered(self._host.hash_kv(request.revision))
 
     def _admit(self, context: Any) -> identity.Caller:
-        caller = identity.Caller.parse(context.invocation_metadata())
-        identity.check(caller, self._host.cluster_id, self._host.id)
-        if self._host.is_removed(caller.from_):
-            raise RpcError(StatusCode.PERMISSION_DENIED, "the member has been permanently removed from the cluster")
+        try:
+            caller = identity.Caller.parse(context.invocation_metadata())
+            identity.check(caller, self._host.cluster_id, self._host.id)
+            if self._host.is_removed(caller.from_):
+                raise RpcError(StatusCode.PERMISSION_DENIED, "the member has been permanently removed from the cluster")
+        except RpcError as error:
+            self._log.warning("refused a peer", peer=context.peer(), reason=error.message)
+            raise
         return caller
 
 

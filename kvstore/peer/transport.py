@@ -26,6 +26,15 @@ MAX_HELD: Final = 4096
 
 CALL_SECONDS: Final = 5.0
 
+RETRY_SECONDS: Final = 0.1
+
+REFUSED_RETRY_SECONDS: Final = 2.0
+"""A member that turns this one away will most likely do so again."""
+
+_REFUSALS: Final = frozenset(
+    {StatusCode.FAILED_PRECONDITION, StatusCode.PERMISSION_DENIED, StatusCode.INVALID_ARGUMENT}
+)
+
 
 class TransportOwner(Protocol):
     """The member whose transport it is."""
@@ -77,6 +86,7 @@ class Link:
         self._held: list[Message] = []
         self._sending_snapshot = False
         self._next_url = 0
+        self._reason = ""
         self._closed = False
         self._log = structlog.get_logger("kvstore.peer")
         self._channel = self._open_channel()
@@ -141,19 +151,20 @@ class Link:
         while not self._closed:
             stream = self._channel.stream(SERVICE + "Messages", metadata=self._caller.metadata())
             self._stream = stream
-            reason = "the member ended the stream"
+            ended: RpcError | None = None
             try:
                 # Nothing ever comes but the end.
                 await stream.read()
             except RpcError as error:
-                reason = str(error)
+                ended = error
             finally:
                 stream.cancel()
                 self._stream = None
                 self._lost(self._held)
                 self._held = []
-            self._disconnected(reason)
-            await asyncio.sleep(0.1)
+            self._disconnected(ended)
+            refused = ended is not None and ended.code in _REFUSALS
+            await asyncio.sleep(REFUSED_RETRY_SECONDS if refused else RETRY_SECONDS)
             if len(self.urls) > 1:
                 await self._channel.close()
                 self._channel = self._open_channel()
@@ -168,11 +179,16 @@ class Link:
             messages, self._held = self._held, []
             self._write(stream, messages)
 
-    def _disconnected(self, reason: str) -> None:
+    def _disconnected(self, error: RpcError | None) -> None:
+        reason = str(error) if error is not None else "the member ended the stream"
         if self.stats.active_since is not None:
             self.stats.active_since = None
             self.stats.disconnects += 1
             self._log.warning("lost the connection to a member", member=f"{self.member:x}", reason=reason)
+        elif reason != self._reason:
+            # Told once, however often it is tried.
+            self._log.warning("cannot connect to a member", member=f"{self.member:x}", reason=reason)
+        self._reason = reason
         self._owner.report_unreachable(self.member)
 
     def _write(self, stream: ClientStream, messages: list[Message]) -> None:
