@@ -15,9 +15,13 @@ from typing import Protocol
 
 from kvstore.errors import LeaseExist, LeaseNotFound, LeaseTTLTooLarge
 from kvstore.pb import rpc_pb2
+from kvstore.storage.batch import TableSpec
 
 MAX_TTL = 9_000_000_000
 """Seconds; about 285 years, the longest that etcd's 64-bit nanoseconds hold."""
+
+TABLES = (TableSpec("leases"), TableSpec("lease_keys"))
+"""The tables that a lessor needs of its backend."""
 
 _ID = struct.Struct(">Q")
 _ID_MASK = 0xFFFFFFFFFFFFFFFF

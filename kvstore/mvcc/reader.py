@@ -95,7 +95,7 @@ class Reader:
         for key in self.past.keys(start, stop):
             if key in found:
                 continue
-            if looked_up >= limit or len(found) >= limit:
+            if looked_up >= limit:
                 found = {other: row for other, row in found.items() if other < key}
                 following = key
                 break
@@ -104,9 +104,11 @@ class Reader:
             if row is not None:
                 found[key] = row
                 in_order = False
-        if in_order:
-            return list(found.items()), following
-        return sorted(found.items()), following
+        rows = list(found.items()) if in_order else sorted(found.items())
+        if len(rows) > limit:
+            following = rows[limit][0]
+            del rows[limit:]
+        return rows, following
 
     def rows(self, start: bytes, end: bytes | None, revision: int) -> Iterator[Row]:
         """All rows at a revision, in order. Nothing may change meanwhile."""

@@ -357,17 +357,15 @@ class WatchHub:
         return self.behind
 
     def _begin_sweep(self) -> None:
-        self._ahead, self._behind = self._behind, self._ahead
-        while self._ahead and not self._is_waiting(self._ahead[0]):
-            heapq.heappop(self._ahead)
-        if not self._ahead:
+        """Start over from the lowest revision that a watcher waits for, if there is one."""
+        for _ in range(2):
             self._ahead, self._behind = self._behind, self._ahead
-            while self._ahead and not self._is_waiting(self._ahead[0]):
-                heapq.heappop(self._ahead)
-        if self._ahead:
-            # A watcher may wait for a revision that is still to come, after a snapshot took the store back.
-            self._sweep = min(self._ahead[0][0], self._store.revision + 1)
-            self._join_window(self._ahead[0][0])
+            while self._ahead and not self._sweeping:
+                # A watcher may wait for a revision that is still to come, after a snapshot took the store back.
+                self._sweep = min(self._ahead[0][0], self._store.revision + 1)
+                self._join_window(self._ahead[0][0])
+            if self._sweeping:
+                return
 
     @staticmethod
     def _is_waiting(entry: tuple[int, int, Watcher]) -> bool:
@@ -415,10 +413,7 @@ class WatchHub:
 
     def _send_window(self, events: dict[WatchGroup, list[Event]], last: int) -> None:
         headers: dict[int, bytes] = {}
-        if last >= self._store.revision:
-            present = self.header(self._store.revision)
         budget = self.config.step_send_bytes
-        previous = self._store.row_at
         for group, found in events.items():
             interest = group.interest
             batches: list[EventBatch] | None = None
@@ -429,14 +424,19 @@ class WatchHub:
                     continue
                 if watcher.next_revision > found[0].revision:
                     later = [event for event in found if event.revision >= watcher.next_revision]
-                    own = interest.encode(later, previous)
+                    own = self._encode_window(interest, later, last)
                 else:
                     if batches is None:
-                        batches = interest.encode(found, previous)
+                        batches = self._encode_window(interest, found, last)
                     own = batches
-                if own and last >= self._store.revision:
-                    headers = {**headers, own[-1].revision: present} if own[-1].revision not in headers else headers
                 budget -= self._send(watcher, own, headers)
+
+    def _encode_window(self, interest: Interest, events: list[Event], last: int) -> list[EventBatch]:
+        batches = interest.encode(events, self._store.row_at)
+        if batches and last >= self._store.revision:
+            # Nothing is left to tell: the watcher has seen everything up to the present.
+            batches[-1].revision = self._store.revision
+        return batches
 
     def _enqueue_behind(self, watcher: Watcher) -> None:
         if not watcher.stream.sink.writable:
