@@ -64,8 +64,11 @@ class ResponseHeaders:
 class RequestProposer:
     """Puts requests of this member into the log."""
 
-    def __init__(self, proposals: Proposals, loop: asyncio.AbstractEventLoop, max_request_bytes: int) -> None:
+    def __init__(
+        self, proposals: Proposals, loop: asyncio.AbstractEventLoop, max_request_bytes: int, disk: Disk
+    ) -> None:
         self._proposals = proposals
+        self._disk = disk
         self._time = loop.time
         self._max_request_bytes = max_request_bytes
         self.wake: Callable[[], None] = lambda: None
@@ -79,6 +82,9 @@ class RequestProposer:
             return Promise.failed(errors.RequestTooLarge())
         if proposals.pending_requests >= MAX_PENDING_REQUESTS or proposals.pending_bytes >= MAX_PENDING_BYTES:
             return Promise.failed(errors.RequestTooManyRequests())
+        if self._disk.full:
+            # Even a deletion has to be written first; without room it would only wait for its timeout.
+            return Promise.failed(errors.NoSpace())
         if self.stopped:
             return Promise.failed(errors.Stopped())
         promise: Promise[bytes] = Promise()
@@ -397,8 +403,6 @@ class Member:
 
     def _check_space(self) -> None:
         """Raise NoSpace if nothing more may be stored, and have everybody know it."""
-        if self.disk.full:
-            raise errors.NoSpace
         if self.state.alarms.no_space:
             # Not raised here: what the alarm means is decided where the log is applied, alike on all members. But no
             # need to bother them with a request whose fate is known.

@@ -279,7 +279,7 @@ def _assemble(
         now=loop.time,
     )
     state.attach(applier)
-    proposer = RequestProposer(proposals, loop, config.max_request_bytes)
+    proposer = RequestProposer(proposals, loop, config.max_request_bytes, disk)
     proposer.wake = ready_loop.wake
     leader = LeaderCalls(lambda: ready_loop.leadership, transport, config.request_timeout)
     member: Member = Member(
