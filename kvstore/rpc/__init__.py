@@ -50,7 +50,7 @@ from kvstore.rpc.client import Channel, ChannelState
 from kvstore.rpc.client_call import ClientStream, UnaryRequest
 from kvstore.rpc.context import ServerContext
 from kvstore.rpc.incoming import EOF, EndOfStream
-from kvstore.rpc.observer import MethodStats, Observer
+from kvstore.rpc.observer import MethodStats, Observer, Report
 from kvstore.rpc.options import ChannelOptions, ServerOptions
 from kvstore.rpc.promise import Promise
 from kvstore.rpc.server import Server
@@ -69,6 +69,7 @@ __all__ = [
     "MethodStats",
     "Observer",
     "Promise",
+    "Report",
     "RpcError",
     "Server",
     "ServerContext",

@@ -40,6 +40,7 @@ class ServerContext:
     """A call, as its handler sees it."""
 
     __slots__ = (
+        "began",
         "bucket",
         "connection",
         "customised",
@@ -60,6 +61,8 @@ class ServerContext:
         self.stream_id = stream_id
         self.method = method
         self.headers = headers
+        # When the bytes with its request headers arrived, on the clock that calls are timed with.
+        self.began = connection.received_at
         # No more can be sent: it was answered, reset, or its connection is gone.
         self.finished = False
         # The client has sent all it will.

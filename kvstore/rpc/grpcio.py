@@ -7,6 +7,7 @@ This is the only module of the package that imports grpc.
 
 import asyncio
 import logging
+import time
 from collections import deque
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Mapping
 from typing import Any, Final, NoReturn
@@ -38,6 +39,7 @@ class GrpcioContext:
     """The context of a call on grpcio's server, as handlers know it from ours (kvstore.rpc.context, call)."""
 
     __slots__ = (
+        "_began",
         "_buffer_bytes",
         "_buffered",
         "_callbacks",
@@ -75,6 +77,7 @@ class GrpcioContext:
         self._read: Read | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         method.stats.started += 1
+        self._began = time.perf_counter()
 
     # What handlers ask
 
@@ -316,7 +319,11 @@ class GrpcioContext:
         if self._finished:
             return
         self._finished = True
-        self._method.stats.handled[code] += 1
+        stats = self._method.stats
+        stats.handled[code] += 1
+        seconds = time.perf_counter() - self._began
+        if seconds >= stats.report_from:
+            self._report(code, seconds)
         waiting, self._drain = self._drain, []
         for promise in waiting:
             promise.set_exception(call_ended())
@@ -328,6 +335,12 @@ class GrpcioContext:
                 callback(self)
             except Exception:
                 logger.exception("a callback of a call failed")
+
+    def _report(self, code: StatusCode, seconds: float) -> None:
+        try:
+            self._method.stats.report(self, code, seconds)
+        except Exception:
+            logger.exception("a report of a call failed")
 
 
 class GrpcioServer:

@@ -12,6 +12,7 @@ costs.
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable, Coroutine, Mapping
 from typing import Any, Protocol
 
@@ -96,7 +97,7 @@ class ServerConnection:
 
     methods: what may be called. host: lends clock, timer, tasks. peer: the client's address as grpc writes it.
     auth_context: what TLS knows of the client. translate: makes a status of a handler's exception that is not RpcError;
-        None if it knows none, the status is then UNKNOWN.
+        None if it knows none, the status is then UNKNOWN. clock: times calls; finer than the host's.
     """
 
     __slots__ = (
@@ -115,6 +116,7 @@ class ServerConnection:
         "acknowledge",
         "auth_context",
         "blocked",
+        "clock",
         "closed",
         "dirty",
         "draining",
@@ -126,6 +128,7 @@ class ServerConnection:
         "partial_bytes",
         "peer",
         "queued",
+        "received_at",
         "send_data",
         "send_response",
         "send_trailers",
@@ -140,8 +143,11 @@ class ServerConnection:
         peer: str = "",
         auth_context: Mapping[str, list[bytes]] | None = None,
         translate: Callable[[Exception], RpcError | None] | None = None,
+        clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self.options = options
+        self.clock = clock
+        self.received_at = clock()
         self.max_receive_bytes = options.max_receive_bytes
         self.host = host
         self.peer = peer
@@ -194,6 +200,7 @@ class ServerConnection:
         if self.failed:
             return
         self._keepalive.last_heard = self.host.now()
+        self.received_at = self.clock()
         try:
             self._engine.receive(data)
             self._handle(self._engine.events())
@@ -406,6 +413,9 @@ class ServerConnection:
         stats.messages_sent += 1
         stats.bytes_sent += len(payload)
         stats.handled[0] += 1
+        seconds = self.clock() - call.began
+        if seconds >= stats.report_from:
+            self._report(call, StatusCode.OK, seconds)
         self._calls.pop(stream_id, None)
         try:
             if not call.started:
@@ -473,7 +483,7 @@ class ServerConnection:
             fields += encode_metadata(metadata)
         except ValueError:
             logger.exception("trailing metadata of %s cannot be sent", call.full_method())
-        call.method.stats.handled[code] += 1
+        self._count_end(call, code)
         self._calls.pop(call.stream_id, None)
         if not call.finished:
             call.end(cancelled=cancelled)
@@ -545,8 +555,22 @@ class ServerConnection:
     # Ending
 
     def _cancelled(self, call: Call) -> None:
-        call.method.stats.handled[StatusCode.CANCELLED] += 1
+        self._count_end(call, StatusCode.CANCELLED)
         call.end(cancelled=True)
+
+    def _count_end(self, call: Call, code: StatusCode) -> None:
+        stats = call.method.stats
+        stats.handled[code] += 1
+        seconds = self.clock() - call.began
+        if seconds >= stats.report_from:
+            self._report(call, code, seconds)
+
+    @staticmethod
+    def _report(call: Call, code: StatusCode, seconds: float) -> None:
+        try:
+            call.method.stats.report(call, code, seconds)
+        except Exception:
+            logger.exception("a report of a call failed")
 
     def _cancel_all(self) -> None:
         calls, self._calls = list(self._calls.values()), {}
