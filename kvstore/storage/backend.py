@@ -111,9 +111,11 @@ class Backend:
             self.flush()
 
     def flush(self) -> None:
-        """Freeze the overlay and send it; if a flush is under way, right after it."""
+        """Freeze the overlay and send it; if a flush is under way, right after it. After a failure nothing is done."""
         if self.applying:
             raise AssertionError("a flush while an entry is applied would store half of it")
+        if self._failure is not None:
+            return
         if self._in_flight:
             self._flush_again = True
             return
@@ -271,6 +273,8 @@ class Backend:
         self.events.recovered()
 
     def _failed(self, error: StorageError) -> None:
+        if self._failure is not None:
+            return
         self._failure = error
         waiting, self._waiting = self._waiting, []
         for _, future in waiting:

@@ -6,7 +6,7 @@ executed (transaction.py) or carried (frames.py).
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -40,6 +40,7 @@ class TableSpec:
 Operation = tuple[int, str, Any]
 Rows = Mapping[bytes, bytes | None] | Sequence[tuple[bytes, bytes | None]] | Sequence[tuple[bytes, bytes]]
 DupChanges = Mapping[bytes, tuple[Sequence[bytes], Sequence[bytes]]]
+ValueSets = Mapping[bytes, Collection[bytes]]
 
 
 @dataclass(slots=True)
@@ -68,9 +69,9 @@ class WriteBatch:
         """Delete every row of the table."""
         self.operations.append((DROP, table, None))
 
-    def change_dups(self, table: str, changes: DupChanges) -> None:
-        """Change value sets of a DUP table: key -> (values to add, values to remove)."""
-        self.operations.append((DUP_CHANGE, table, changes))
+    def change_dups(self, table: str, added: ValueSets, removed: ValueSets) -> None:
+        """Change value sets of a DUP table: values to remove by key, then values to add by key."""
+        self.operations.append((DUP_CHANGE, table, (added, removed)))
 
 
 @dataclass(slots=True)

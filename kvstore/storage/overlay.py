@@ -16,8 +16,7 @@ Row = tuple[bytes, bytes]
 
 # Up to so many new keys are put into place one by one; more are sorted together with the old ones.
 _FEW: Final = 24
-# How many keys of an overlay are merged at a time, at first and at most: a short scan of a large overlay stays short.
-_FIRST_STEP: Final = 32
+# How many keys of an overlay are merged at a time at most: a short scan of a large overlay stays short.
 _LAST_STEP: Final = 1024
 
 
@@ -62,9 +61,11 @@ class Span:
 
     __slots__ = ("_generations", "_step")
 
-    def __init__(self, generations: list[tuple[Changes, list[bytes]]], start: bytes, end: bytes | None) -> None:
-        """generations: changes and their sorted keys, the older generation first."""
-        self._step = _FIRST_STEP
+    def __init__(
+        self, generations: list[tuple[Changes, list[bytes]]], start: bytes, end: bytes | None, step: int
+    ) -> None:
+        """generations: changes and their sorted keys, the older generation first. step: keys to take at first."""
+        self._step = step
         self._generations: list[tuple[Changes, list[bytes], int, int]] = []
         for changes, keys in generations:
             low = bisect_left(keys, start) if start else 0

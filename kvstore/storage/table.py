@@ -51,8 +51,11 @@ class _Rows:
         self._layers = handle.layers
         self._layered = bool(txn.stat(handle.layers)["entries"])
 
-    def _committed(self, start: bytes, end: bytes | None) -> Iterator[list[Row]]:
-        """Committed rows start <= key < end in ascending lists; of a DUP table each key once, with its lowest value."""
+    def _committed(self, start: bytes, end: bytes | None, size: int = _FIRST_PIECE) -> Iterator[list[Row]]:
+        """Committed rows start <= key < end in ascending lists; of a DUP table each key once, with its lowest value.
+
+        size: rows in the first list.
+        """
         rows: Iterator[Row]
         if self._layered:
             rows = ((key, cursor.value()) for key, cursor in walk(self._txn, self._main, self._layers, start))
@@ -60,7 +63,6 @@ class _Rows:
             cursor = self._txn.cursor(self._main)
             # In a table without duplicates this is the same as iternext().
             rows = cursor.iternext_nodup(keys=True, values=True) if cursor.set_range(start[: CHUNK + 1]) else iter(())
-        size = _FIRST_PIECE
         while piece := list(islice(rows, size)):
             if end is not None and piece[-1][0] >= end:
                 if stop := bisect_left(piece, (end,)):
@@ -69,7 +71,7 @@ class _Rows:
             yield piece
             size = min(4 * size, _LAST_PIECE)
 
-    def _committed_back(self, start: bytes, end: bytes | None) -> Iterator[list[Row]]:
+    def _committed_back(self, start: bytes, end: bytes | None, size: int = _FIRST_PIECE) -> Iterator[list[Row]]:
         """As _committed(), descending; of a DUP table with the highest value."""
         rows: Iterator[Row]
         if self._layered:
@@ -79,7 +81,6 @@ class _Rows:
             beyond = end is not None and cursor.set_range(end[: CHUNK + 1])
             found = cursor.prev_nodup() if beyond else cursor.last()
             rows = cursor.iterprev_nodup(keys=True, values=True) if found else iter(())
-        size = _FIRST_PIECE
         while piece := list(islice(rows, size)):
             if piece[-1][0] < start:
                 if stop := len(piece) - bisect_left(piece[::-1], (start,)):
@@ -135,22 +136,25 @@ class Table(_Rows):
 
     def items(self, start: bytes, end: bytes | None, limit: int = 0) -> list[Row]:
         """The first `limit` (0: all) rows start <= key < end: much faster than scan() for many rows."""
-        return _first(self.pieces(start, end), limit)
+        return _first(self.pieces(start, end, _piece_of(limit)), limit)
 
     def items_back(self, start: bytes, end: bytes | None, limit: int = 0) -> list[Row]:
         """The last `limit` (0: all) rows start <= key < end, descending."""
-        return _first(self.pieces_back(start, end), limit)
+        return _first(self.pieces_back(start, end, _piece_of(limit)), limit)
 
-    def pieces(self, start: bytes, end: bytes | None) -> Iterator[list[Row]]:
-        """Rows start <= key < end, ascending, in lists of up to about a thousand that are not empty."""
-        span = self._span(start, end)
-        committed = self._committed(start, end)
+    def pieces(self, start: bytes, end: bytes | None, size: int = _FIRST_PIECE) -> Iterator[list[Row]]:
+        """Rows start <= key < end, ascending, in lists that are not empty.
+
+        size: about how many rows the first list has; the next ones grow up to some thousand.
+        """
+        span = self._span(start, end, size)
+        committed = self._committed(start, end, size)
         return merge(committed, span) if span else committed
 
-    def pieces_back(self, start: bytes, end: bytes | None) -> Iterator[list[Row]]:
+    def pieces_back(self, start: bytes, end: bytes | None, size: int = _FIRST_PIECE) -> Iterator[list[Row]]:
         """As pieces(), descending."""
-        span = self._span(start, end)
-        committed = self._committed_back(start, end)
+        span = self._span(start, end, size)
+        committed = self._committed_back(start, end, size)
         return merge_back(committed, span) if span else committed
 
     def freeze(self, batch: WriteBatch) -> None:
@@ -177,13 +181,13 @@ class Table(_Rows):
         """How many keys have changed and are not known to be on disk."""
         return len(self.active) + len(self.frozen)
 
-    def _span(self, start: bytes, end: bytes | None) -> Span:
+    def _span(self, start: bytes, end: bytes | None, size: int) -> Span:
         generations: list[tuple[Changes, list[bytes]]] = []
         if self.frozen:
             generations.append((self.frozen, self._frozen_keys.get()))
         if self.active:
             generations.append((self.active, self._active_keys.get()))
-        return Span(generations, start, end)
+        return Span(generations, start, end, size)
 
 
 class DupTable(_Rows):
@@ -278,11 +282,8 @@ class DupTable(_Rows):
     def freeze(self, batch: WriteBatch) -> None:
         """Add the changes to a batch and keep them as the frozen generation, of which there must be none."""
         if self.active:
-            removed = self.removed
-            batch.change_dups(
-                self.spec.name, {key: (added, list(removed.get(key, ()))) for key, added in self.active.items()}
-            )
-            self.frozen, self.frozen_removed, self._frozen_keys = self.active, removed, self._active_keys
+            batch.change_dups(self.spec.name, self.active, self.removed)
+            self.frozen, self.frozen_removed, self._frozen_keys = self.active, self.removed, self._active_keys
             self._reset()
 
     def drop_frozen(self) -> None:
@@ -314,7 +315,7 @@ class DupTable(_Rows):
             generations.append((lowest, self._frozen_keys.get()))
         if self.active:
             generations.append((lowest, self._active_keys.get()))
-        span = Span(generations, start, end)
+        span = Span(generations, start, end, _FIRST_PIECE)
         committed = self._committed(start, end)
         return merge(committed, span) if span else committed
 
@@ -363,6 +364,10 @@ def _changed(values: list[bytes], added: list[bytes], removed: set[bytes] | None
     if not values or values[-1] < added[0]:
         return values + added
     return sorted({*values, *added})
+
+
+def _piece_of(limit: int) -> int:
+    return min(limit, _LAST_PIECE) if limit else _FIRST_PIECE
 
 
 def _first(pieces: Iterator[list[Row]], limit: int) -> list[Row]:

@@ -14,7 +14,18 @@ from typing import Any, Final
 
 import lmdb
 
-from kvstore.storage.batch import APPEND, DELETE, DELETE_RANGE, DROP, DUP_CHANGE, PUT, DupChanges, Operation, Rows
+from kvstore.storage.batch import (
+    APPEND,
+    DELETE,
+    DELETE_RANGE,
+    DROP,
+    DUP_CHANGE,
+    PUT,
+    DupChanges,
+    Operation,
+    Rows,
+    ValueSets,
+)
 from kvstore.storage.errors import StorageError
 from kvstore.storage.longkey import CHUNK, locate, prune, reach, walk, walk_back
 
@@ -121,7 +132,7 @@ class WriteTransaction(ReadTransaction):
             if code == PUT:
                 self.put_rows(table, payload)
             elif code == DUP_CHANGE:
-                self.change_dups(table, payload)
+                self.add_and_remove(table, *payload)
             elif code == DELETE:
                 self.delete(table, payload)
             elif code == DELETE_RANGE:
@@ -192,16 +203,29 @@ class WriteTransaction(ReadTransaction):
 
     def change_dups(self, table: str, changes: DupChanges) -> None:
         """Add and remove values of a DUP table: key -> (add, remove)."""
+        added = {key: add for key, (add, _) in changes.items()}
+        self.add_and_remove(table, added, {key: remove for key, (_, remove) in changes.items()})
+
+    def add_and_remove(self, table: str, added: ValueSets, removed: ValueSets) -> None:
+        """Remove values of a DUP table by key, then add values by key."""
         handle = self.handle(table)
+        for key, values in sorted(removed.items()):
+            self.rows += len(values)
+            place = self._locate(handle, key)
+            if place is not None:
+                for value in values:
+                    self.raw.delete(place[1], value, db=place[0])
+                if len(key) > CHUNK:
+                    prune(self.raw, handle.main, handle.layers, key)
         pairs: list[Row] = []
-        for key, (add, remove) in sorted(changes.items()):
-            self.rows += len(add) + len(remove)
-            if len(key) > CHUNK:
-                self._change_long_dups(handle, key, add, remove)
-                continue
-            for value in remove:
-                self.raw.delete(key, value, db=handle.main)
-            pairs += [(key, value) for value in add]
+        for key, values in sorted(added.items()):
+            self.rows += len(values)
+            if len(key) <= CHUNK:
+                pairs += [(key, value) for value in values]
+            elif values:
+                place = reach(self.raw, handle.main, handle.layers, key)
+                for value in values:
+                    self.raw.put(place[1], value, db=place[0])
         if pairs:
             with self.raw.cursor(handle.main) as cursor:
                 cursor.putmulti(pairs)
@@ -222,14 +246,6 @@ class WriteTransaction(ReadTransaction):
         place = locate(self.raw, handle.main, handle.layers, key)
         if place is not None and self.raw.delete(place[1], db=place[0]):
             prune(self.raw, handle.main, handle.layers, key)
-
-    def _change_long_dups(self, handle: TableHandle, key: bytes, add: Sequence[bytes], remove: Sequence[bytes]) -> None:
-        place = reach(self.raw, handle.main, handle.layers, key)
-        for value in remove:
-            self.raw.delete(place[1], value, db=place[0])
-        for value in add:
-            self.raw.put(place[1], value, db=place[0])
-        prune(self.raw, handle.main, handle.layers, key)
 
     def _delete_range_layered(self, handle: TableHandle, start: bytes, end: bytes | None, limit: int) -> int:
         count = 0

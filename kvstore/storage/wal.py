@@ -22,7 +22,7 @@ from kvstore.storage import environment
 from kvstore.storage.batch import APPEND, TableSpec, WriteBatch
 from kvstore.storage.engine import MIB, EngineOptions
 from kvstore.storage.environment import Environment
-from kvstore.storage.errors import CorruptStore
+from kvstore.storage.errors import CorruptStore, StorageError
 from kvstore.storage.meta import CUT_KEY, HARD_STATE_KEY, META, Identity, Position, decode_identity, decode_position
 from kvstore.storage.transaction import ReadTransaction
 from kvstore.storage.writer import Done, WriterEvents
@@ -104,8 +104,9 @@ class Wal:
         self._env = env
         self._options = options or WalOptions()
         self._writer = env.writer
-        if events is not None:
-            env.writer.events = events
+        self._events = events or WriterEvents()
+        self._recording: asyncio.Future[None] | None = None
+        env.writer.events = replace(self._events, failed=self._failed)
         self._cut = Position()
         # The last entry that is durable, and the last that was sent to the writer.
         self._last = 0
@@ -264,9 +265,10 @@ class Wal:
         """Say whose log it is; durable on return. Raises the writer's error if it fails."""
         batch = WriteBatch()
         batch.put(META.name, identity.rows())
-        written = asyncio.get_running_loop().create_future()
+        self._recording = written = asyncio.get_running_loop().create_future()
         self._writer.submit(batch, lambda: written.set_result(None))
         await written
+        self._recording = None
         self.identity = identity
 
     async def close(self) -> None:
@@ -276,6 +278,11 @@ class Wal:
             batch.put(META.name, [(HARD_STATE_KEY, encode_hard_state(self._sent_hard_state))])
             self._writer.submit(batch, _nothing)
         await self._env.close()
+
+    def _failed(self, error: StorageError) -> None:
+        if self._recording is not None and not self._recording.done():
+            self._recording.set_exception(error)
+        self._events.failed(error)
 
     def _load(self) -> None:
         raw, handles = self._env.reading.begin()

@@ -319,8 +319,13 @@ class ProcessWriter:
         if not data:
             self._end()
             return
-        for message in self._frames.feed(data):
-            self._handle(message)
+        try:
+            for message in self._frames.feed(data):
+                self._handle(message)
+        except Exception as error:
+            # What follows a commit has failed half-way; nobody knows any more what was done.
+            self._fail(WriterFailed(f"{self._path}: what was to follow a commit failed: {error!r}"))
+            raise
 
     def _handle(self, message: tuple[Any, ...]) -> None:
         kind = message[0]

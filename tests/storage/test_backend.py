@@ -241,3 +241,40 @@ async def test_tables_are_asked_for_by_their_kind(backend: Backend) -> None:
         backend.table("past")
     with pytest.raises(StorageError, match="no table 'current' of keys and sets"):
         backend.dup_table("current")
+
+
+async def test_nothing_is_flushed_after_it_was_abandoned(tmp_path: Path) -> None:
+    errors: list[StorageError] = []
+    backend = backends.open_with_process(tmp_path, TABLES[1:], events=WriterEvents(failed=errors.append))
+    backend.table("current").put(b"a", b"1")
+    await backend.flush_all()
+    backend.table("current").put(b"a", b"half")
+    backend.abandon(WriterFailed("cannot go on"))
+    backend.flush()
+    backend.maybe_flush(1000.0)
+    with pytest.raises(WriterFailed, match="cannot go on"):
+        await backend.flush_all()
+    await backend.close()
+    assert len(errors) == 1
+    backend = open_backend(tmp_path)
+    assert backend.table("current").get(b"a") == b"1"
+    await backend.close()
+
+
+async def test_a_key_as_long_as_a_request_may_be(backend: Backend) -> None:
+    table, past = backend.table("current"), backend.dup_table("past")
+    key = b"k" * 1_500_000
+    table.put(key, b"1")
+    table.put(key[:-1], b"2")
+    past.add(key, b"r1")
+    await backend.flush_all()
+    assert table.get(key) == b"1"
+    assert [len(found) for found, _ in table.scan(key[:1000], None)] == [len(key) - 1, len(key)]
+    assert [len(found) for found, _ in table.scan(b"", key, reverse=True)] == [len(key) - 1]
+    assert past.last_at_most(key, b"r5") == b"r1"
+    table.delete(key)
+    table.delete(key[:-1])
+    past.remove(key, b"r1")
+    await backend.flush_all()
+    assert table.items(b"", None) == []
+    assert await backend.run_reader(f"{HARNESS}:count_rows", "current") == 0

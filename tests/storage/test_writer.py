@@ -77,8 +77,8 @@ async def test_every_operation_of_a_batch_is_executed_in_order(tmp_path: Path) -
     batch.delete_range("current", b"2", b"5")
     batch.delete_range("current", b"5", None, 2)
     batch.drop("history")
-    batch.change_dups("past", {b"k": ([b"2", b"1"], [])})
-    batch.change_dups("past", {b"k": ([b"3"], [b"1"])})
+    batch.change_dups("past", {b"k": [b"2", b"1"]}, {})
+    batch.change_dups("past", {b"k": [b"3"]}, {b"k": {b"1"}})
     writer.submit(batch, lambda: None)
     await writer.close()
     assert rows_of(tmp_path) == {b"0": b"old", b"7": b"old", b"8": b"old", b"9": b"old"}

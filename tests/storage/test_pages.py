@@ -1,0 +1,75 @@
+"""What a data file says of itself, compared with what LMDB says."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import lmdb
+import pytest
+
+from kvstore.storage.errors import CorruptStore, FormatTooNew
+from kvstore.storage.pages import DATA_FILE, check_file, count_free_pages, read_meta
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    """A file with many free pages, the last ones among them."""
+    with lmdb.open(str(tmp_path), map_size=1 << 28, max_dbs=4) as env:
+        table = env.open_db(b"rows")
+        for number in range(40):
+            with env.begin(write=True, db=table) as txn:
+                for key in range(200):
+                    txn.put(b"%03d/%03d" % (number, key), os.urandom(500 if key % 10 else 9000))
+        for number in range(39, 5, -1):
+            with env.begin(write=True, db=table) as txn:
+                for key in range(200):
+                    txn.delete(b"%03d/%03d" % (number, key))
+        # Pages are free for good once later transactions have moved on.
+        for number in range(3):
+            with env.begin(write=True, db=table) as txn:
+                txn.put(b"last", b"%d" % number)
+    return tmp_path / DATA_FILE
+
+
+def used_pages(path: Path) -> int:
+    """Pages of the main and the free table and their sub-tables, counted by LMDB."""
+    with lmdb.open(str(path), max_dbs=4, readonly=True, lock=False) as env:
+        table = env.open_db(b"rows", create=False)
+        with env.begin() as txn:
+            stats = [env.stat(), txn.stat(table)]
+    return sum(stat["branch_pages"] + stat["leaf_pages"] + stat["overflow_pages"] for stat in stats)
+
+
+def test_free_and_used_pages_are_all_pages(file: Path) -> None:
+    meta = check_file(file)
+    fd = os.open(file, os.O_RDONLY)
+    free = count_free_pages(fd, read_meta(fd, file), file)
+    os.close(fd)
+    assert free > meta.last_page / 2
+    assert 2 + used_pages(file.parent) + meta.free.pages + free == meta.last_page + 1
+
+
+def test_a_file_may_be_shorter_by_free_pages_only(file: Path) -> None:
+    meta = check_file(file)
+    size = file.stat().st_size
+    shorter = size
+    reason = ""
+    while shorter > 0:
+        os.truncate(file, shorter - meta.page_size)
+        try:
+            check_file(file)
+        except CorruptStore as error:
+            reason = str(error)
+            break
+        shorter -= meta.page_size
+    assert 0 < shorter < size
+    assert "cut off hold data" in reason or "list of free pages" in reason
+
+
+def test_another_format_of_lmdb_is_refused(file: Path) -> None:
+    data = bytearray(file.read_bytes())
+    data[20:24] = (3).to_bytes(4, "little")
+    file.write_bytes(data)
+    with pytest.raises(FormatTooNew, match="LMDB data format 3"):
+        check_file(file)
