@@ -45,6 +45,9 @@ class TransportOwner(Protocol):
     def report_snapshot(self, member: int, ok: bool) -> None:
         """A copy of the state arrived, or did not."""
 
+    def report_removed(self) -> None:
+        """Another member says that this one was removed from the cluster."""
+
     async def copy_state(self) -> Copy:
         """A consistent copy of the state, made now."""
 
@@ -190,6 +193,8 @@ class Link:
             self._log.warning("cannot connect to a member", member=f"{self.member:x}", reason=reason)
         self._reason = reason
         self._owner.report_unreachable(self.member)
+        if error is not None and error.code is StatusCode.PERMISSION_DENIED:
+            self._owner.report_removed()
 
     def _write(self, stream: ClientStream, messages: list[Message]) -> None:
         data = encode_batch(messages)

@@ -222,8 +222,7 @@ class Lifecycle:
         if known is not None:
             self.transport.set_member(number, known.peerURLs)
         elif number == self.id:
-            self._log.warning("this member has been removed from the cluster")
-            self.removed.set()
+            self.report_removed()
         else:
             # The one that is removed should still hear of it.
             self._loop.call_later(2 * self._config.election_timeout / 1000, self._forget_member, number)
@@ -286,6 +285,12 @@ class Lifecycle:
     def report_snapshot(self, member: int, ok: bool) -> None:
         """A copy of the state arrived, or did not."""
         self.member.loop.call(lambda node: node.report_snapshot(member, ok))
+
+    def report_removed(self) -> None:
+        """This member was removed: it was told, or others know already."""
+        if not self.removed.is_set():
+            self._log.warning("this member has been removed from the cluster; it stops")
+            self.removed.set()
 
     async def copy_state(self) -> Copy:
         """A consistent copy of the state, made now."""

@@ -326,6 +326,9 @@ class _Late:
     def report_snapshot(self, member: int, ok: bool) -> None:
         self.lifecycle.report_snapshot(member, ok)
 
+    def report_removed(self) -> None:
+        self.lifecycle.report_removed()
+
     async def copy_state(self) -> Copy:
         return await self.lifecycle.copy_state()
 
