@@ -61,7 +61,7 @@ def test_maintenance(cluster: Cluster) -> None:
 def test_http(cluster: Cluster) -> None:
     for member in cluster.members:
         assert member.http("/health")[0] == 200
-        assert "etcd_server_has_leader 1.0" in member.http("/metrics")[2]
+        assert "\netcd_server_has_leader 1" in member.http("/metrics")[2]
 
 
 def test_a_leader_change(cluster: Cluster, prefix: bytes) -> None:

@@ -2,9 +2,9 @@
 
 import http.client
 import json
-import re
 
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
 from tests.cluster.harness import Binary, Cluster, ClusterFactory, Member, wait_until
 
@@ -37,29 +37,34 @@ def test_version(binary: Binary, member: Member) -> None:
     assert tuple(int(part) for part in versions["etcdcluster"].split(".")[:2]) == binary.api_level
 
 
-def sample(text: str, name: str) -> float:
-    """The value of a metric without labels."""
-    found = re.search(rf"^{name} (\S+)$", text, re.MULTILINE)
-    assert found is not None, f"{name} is not exported"
-    return float(found[1])
+def sample(text: str, name: str, **labels: str) -> float:
+    """The value of a metric with at least these labels."""
+    for family in text_string_to_metric_families(text):
+        for found in family.samples:
+            if found.name == name and labels.items() <= found.labels.items():
+                return found.value
+    raise AssertionError(f"{name} with {labels} is not exported")
 
 
 def test_metrics_count_what_happens(cluster: Cluster, prefix: bytes) -> None:
     leader, follower = cluster.leader(), cluster.followers()[0]
-    before = sample(leader.http("/metrics")[2], "etcd_mvcc_put_total")
+    handled = {"grpc_service": "etcdserverpb.KV", "grpc_method": "Put", "grpc_type": "unary", "grpc_code": "OK"}
+    text = leader.http("/metrics")[2]
+    puts = sample(text, "etcd_mvcc_put_total")
+    calls = sample(text, "grpc_server_handled_total", **handled)
     for _ in range(10):
         leader.client.put(prefix)
     status, headers, text = leader.http("/metrics")
     assert status == 200
     assert headers["content-type"].startswith("text/plain")
-    assert sample(text, "etcd_mvcc_put_total") == before + 10
+    assert sample(text, "etcd_mvcc_put_total") == puts + 10
+    assert sample(text, "grpc_server_handled_total", **handled) == calls + 10
     assert sample(text, "etcd_server_is_leader") == 1
     assert sample(text, "etcd_server_has_leader") == 1
     assert sample(text, "etcd_debugging_mvcc_current_revision") == leader.client.range(prefix).header.revision
     assert sample(text, "etcd_server_proposals_applied_total") > 0
     assert sample(text, "etcd_disk_wal_fsync_duration_seconds_count") > 0
     assert sample(text, "process_resident_memory_bytes") > 0
-    assert 'grpc_server_handled_total{grpc_code="OK",grpc_method="Put"' in text
     assert sample(follower.http("/metrics")[2], "etcd_server_is_leader") == 0
 
 

@@ -1,12 +1,27 @@
 """Members that come and go while clients write, and members that must be sent a snapshot."""
 
+from collections.abc import Iterator
+
 import grpc
 import pytest
 
 from kvstore.pb.rpc_pb2 import CompactionRequest, HashKVRequest, MemberPromoteRequest
-from tests.cluster.harness import Client, Cluster, ClusterFactory, Load, Member, assert_all_there, wait_until
+from tests.cluster.harness import Binary, Client, Cluster, ClusterFactory, Load, Member, assert_all_there, wait_until
 
 SHORT_LOG = {"snapshot-count": "100", "snapshot-catchup-entries": "10"}
+
+
+@pytest.fixture(scope="module")
+def reconfigured(binary: Binary, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    with Cluster(binary, tmp_path_factory.mktemp("reconfigured"), 3, SHORT_LOG) as cluster:
+        yield cluster
+
+
+@pytest.fixture
+def cluster(reconfigured: Cluster) -> Cluster:
+    """Three members with a log that is cut early, whatever the tests before have done to them."""
+    reconfigured.heal()
+    return reconfigured
 
 
 def endpoints(cluster: Cluster) -> list[str]:
@@ -45,10 +60,7 @@ def promote(cluster: Cluster, learner_id: int) -> None:
 
 
 class TestSnapshots:
-    def test_a_wiped_member_that_is_added_again_gets_a_snapshot(
-        self, make_cluster: ClusterFactory, prefix: bytes
-    ) -> None:
-        cluster = make_cluster(3, SHORT_LOG)
+    def test_a_wiped_member_that_is_added_again_gets_a_snapshot(self, cluster: Cluster, prefix: bytes) -> None:
         wiped = cluster.followers()[0]
         write(cluster.leader().client, prefix, 300)
         wiped_id = wiped.id
@@ -56,7 +68,8 @@ class TestSnapshots:
         wiped.wipe()
         cluster.remove(wiped, wiped_id)
         write(cluster.leader().client, prefix + b"later", 300)
-        cluster.leader().client.kv.Compact(CompactionRequest(revision=400))
+        revision = cluster.leader().client.status().header.revision
+        cluster.leader().client.kv.Compact(CompactionRequest(revision=revision - 100))
         cluster.add_again(wiped)
         wiped.start()
         wiped.wait_ready()
@@ -71,9 +84,8 @@ class TestSnapshots:
         wiped.client.put(prefix, b"written without the old leader")
 
     def test_a_follower_that_was_down_for_longer_than_the_log_gets_a_snapshot(
-        self, make_cluster: ClusterFactory, prefix: bytes
+        self, cluster: Cluster, prefix: bytes
     ) -> None:
-        cluster = make_cluster(3, SHORT_LOG)
         client = cluster.leader().client
         client.put(prefix + b"stays", b"1")
         client.put(prefix + b"goes", b"1")
@@ -93,8 +105,7 @@ class TestSnapshots:
         assert kv.lease == lease
         assert_members_agree(cluster)
 
-    def test_a_member_is_restarted_while_it_catches_up(self, make_cluster: ClusterFactory, prefix: bytes) -> None:
-        cluster = make_cluster(3, SHORT_LOG)
+    def test_a_member_is_restarted_while_it_catches_up(self, cluster: Cluster, prefix: bytes) -> None:
         client = cluster.leader().client
         down = cluster.followers()[0]
         down.kill()
@@ -110,8 +121,7 @@ class TestSnapshots:
         assert down.client.range(prefix + b"0000", prefix + b"9999", count_only=True, serializable=True).count == 150
         assert_members_agree(cluster)
 
-    def test_a_watch_survives_that_its_member_got_a_snapshot(self, make_cluster: ClusterFactory, prefix: bytes) -> None:
-        cluster = make_cluster(3, SHORT_LOG)
+    def test_a_watch_survives_that_its_member_got_a_snapshot(self, cluster: Cluster, prefix: bytes) -> None:
         paused = cluster.followers()[0]
         with paused.client.watch_stream() as watch:
             assert watch.create(prefix + b"key").created
@@ -157,8 +167,7 @@ class TestLearners:
 
 
 class TestUnderLoad:
-    def test_a_member_is_added_and_another_removed(self, make_cluster: ClusterFactory, prefix: bytes) -> None:
-        cluster = make_cluster(3)
+    def test_a_member_is_added_and_another_removed(self, cluster: Cluster, prefix: bytes) -> None:
         with Load(endpoints(cluster), prefix) as load:
             added = cluster.add("m4")
             added.start()
@@ -192,18 +201,19 @@ class TestUnderLoad:
         assert_all_there(record, first.client, prefix)
 
 
-def test_a_removed_member_stops_and_does_not_come_back(make_cluster: ClusterFactory) -> None:
-    cluster = make_cluster(3)
+def test_a_removed_member_stops_and_comes_back_only_as_a_new_one(cluster: Cluster) -> None:
     removed = cluster.followers()[0]
     removed_id = removed.id
     cluster.remove(removed, removed_id)
-    try:
-        wait_until(lambda: not removed.running, "the removed member stops by itself", 30)
-        _, said = removed.run_to_end()
-        assert "removed" in said
-    finally:
-        removed.close()
+    wait_until(lambda: not removed.running, "the removed member stops by itself", 30)
+    _, said = removed.run_to_end()
+    assert "removed" in said
     assert len(cluster.leader().client.members()) == 2
+    removed.wipe()
+    cluster.add_again(removed)
+    removed.start()
+    removed.wait_ready()
+    assert removed.id != removed_id
 
 
 def test_changes_are_remembered_after_a_restart_of_all(make_cluster: ClusterFactory) -> None:
@@ -235,9 +245,8 @@ def members(member: Member) -> dict[int, tuple[str, tuple[str, ...], tuple[str, 
 
 
 @pytest.mark.parametrize("victim", ["leader", "follower"])
-def test_a_pending_change_survives_a_killed_member(make_cluster: ClusterFactory, victim: str) -> None:
-    cluster = make_cluster(3)
-    added = cluster.add("m4", learner=True)
+def test_a_pending_change_survives_a_killed_member(cluster: Cluster, victim: str) -> None:
+    added = cluster.add(f"added-before-{victim}", learner=True)
     hit = cluster.leader() if victim == "leader" else cluster.followers()[0]
     hit.kill()
     added.start()
@@ -249,3 +258,4 @@ def test_a_pending_change_survives_a_killed_member(make_cluster: ClusterFactory,
     promote(cluster, added.id)
     added.wait_ready()
     assert len(hit.client.members()) == 4
+    cluster.remove(added, added.id)
