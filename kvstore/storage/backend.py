@@ -19,7 +19,7 @@ from kvstore.storage import environment, helper
 from kvstore.storage.batch import DUP, TableSpec, WriteBatch, WriteStats
 from kvstore.storage.engine import EngineOptions, call_reader
 from kvstore.storage.environment import Environment
-from kvstore.storage.errors import StorageError, WriterFailed
+from kvstore.storage.errors import DiskFull, StorageError
 from kvstore.storage.meta import APPLIED_KEY, META, Identity, Meta, Position, decode_position
 from kvstore.storage.snapshot import SnapshotReader
 from kvstore.storage.table import DupTable, Table
@@ -65,6 +65,8 @@ class Backend:
         self._done = 0
         self._waiting: list[tuple[int, asyncio.Future[None]]] = []
         self._failure: StorageError | None = None
+        self._disk_full = False
+        self._closing = False
         self._rebase()
         self.applied = self.flushed = decode_position(self.table(META.name).get(APPLIED_KEY))
         env.writer.events = WriterEvents(self._full, self._recovered, self._failed, self._committed)
@@ -202,9 +204,10 @@ class Backend:
         self._failed(error)
 
     async def close(self) -> None:
-        """Flush what is there and end the writer. After a failure nothing is flushed."""
-        if self._failure is None:
-            with suppress(WriterFailed):
+        """Flush what is there and end the writer. After a failure, or with a full disk, the log has to do."""
+        self._closing = True
+        if self._failure is None and not self._disk_full:
+            with suppress(StorageError):
                 await self.flush_all()
         self._end_reading()
         await self._env.close()
@@ -266,21 +269,28 @@ class Backend:
         self._waiting.append((target, future))
         await future
 
-    def _full(self, error: Any) -> None:
+    def _full(self, error: DiskFull) -> None:
+        self._disk_full = True
         self.events.full(error)
+        if self._closing:
+            self._fail_waiting(error)
 
     def _recovered(self) -> None:
+        self._disk_full = False
         self.events.recovered()
 
     def _failed(self, error: StorageError) -> None:
         if self._failure is not None:
             return
         self._failure = error
+        self._fail_waiting(error)
+        self.events.failed(error)
+
+    def _fail_waiting(self, error: StorageError) -> None:
         waiting, self._waiting = self._waiting, []
         for _, future in waiting:
             if not future.done():
                 future.set_exception(error)
-        self.events.failed(error)
 
     def _committed(self, stats: WriteStats) -> None:
         self.size = stats.file_bytes

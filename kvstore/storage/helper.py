@@ -75,9 +75,9 @@ class Helper:
 
     def close(self) -> None:
         """End the process, whatever it is doing."""
-        self._socket.close()
         self._process.kill()
         self._process.wait()
+        self._socket.close()
 
 
 def describe(path: Path, tables: Sequence[TableSpec]) -> tuple[str, list[tuple[str, int]]]:

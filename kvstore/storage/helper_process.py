@@ -5,12 +5,15 @@ Reads one request, answers, ends. Opens the environment for reading only.
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import socket
 import sys
 from pathlib import Path
 from typing import Any, Final
+
+import lmdb
 
 from kvstore.storage import frames, helper
 from kvstore.storage.batch import TableSpec
@@ -53,7 +56,10 @@ def main() -> None:
     with socket.socket(fileno=int(sys.argv[1])) as channel:
         try:
             serve(channel)
-        except (BrokenPipeError, ConnectionResetError):
+        except (OSError, lmdb.Error) as error:
+            code = error.code if isinstance(error, lmdb.Error) else error.errno
+            if code not in (errno.EPIPE, errno.ECONNRESET):
+                raise
             # Whoever asked has gone.
             os._exit(1)
 

@@ -24,7 +24,7 @@ from kvstore.storage.helper import spawn
 
 _READ_SIZE: Final = 256 * 1024
 _SEND_BUFFER: Final = 4 * MIB
-_SECONDS_TO_EXIT: Final = 10.0
+_SECONDS_TO_EXIT: Final = 30.0
 
 Done = Callable[[], None]
 

@@ -15,7 +15,7 @@ from kvstore.storage import backend as backends
 from kvstore.storage.engine import Engine, EngineOptions
 from kvstore.storage.errors import DiskFull, StorageError
 from kvstore.storage.writer import InlineWriter, WriterEvents
-from tests.storage.harness import TABLES, process_writer, put, put_and_wait, rows_of, until
+from tests.storage.harness import SECONDS, TABLES, process_writer, put, put_and_wait, rows_of, until
 
 SIZE = 4 << 20
 
@@ -98,6 +98,26 @@ async def test_a_backend_reads_and_takes_changes_while_the_disk_is_full(small_di
     rows = rows_of(path)
     assert rows[b"000"] == b"while full"
     assert len(rows) == 99
+
+
+async def test_a_backend_closes_although_the_disk_is_full(small_disk: Path) -> None:
+    path = small_disk / "db"
+    path.mkdir()
+    for full_before_close in (True, False):
+        log: list[str] = []
+        events = WriterEvents(full=lambda _, log=log: log.append("full"))  # type: ignore[misc]
+        backend = backends.open_with_process(path, TABLES[1:], events=events)
+        await backend.flush_all()
+        filler = fill(small_disk, 128 << 10)
+        backend.table("current").put(b"a", os.urandom(1_000_000))
+        if full_before_close:
+            backend.flush()
+            await until(lambda log=log: log == ["full"])  # type: ignore[misc]
+        async with asyncio.timeout(SECONDS):
+            await backend.close()
+        assert log == ["full"]
+        filler.unlink()
+        assert rows_of(path) == {}
 
 
 async def test_a_directory_cannot_be_defragmented_without_room(small_disk: Path) -> None:
