@@ -31,12 +31,20 @@ from kvstore.server.lifecycle import Lifecycle
 from kvstore.server.maintenance import Maintenance
 from kvstore.server.member import Member, RequestProposer, ResponseHeaders
 from kvstore.server.membership import Membership
-from kvstore.server.metrics import Metrics
+from kvstore.server.metrics import (
+    ApplyTimes,
+    DiskTimes,
+    MeasuredLog,
+    Metrics,
+    PeerTimes,
+    RangeTimes,
+    WatchTimes,
+    WorkTimes,
+)
 from kvstore.server.proposals import Proposals
-from kvstore.server.reads import ReadRounds
 from kvstore.server.ready_loop import ReadyLoop
 from kvstore.server.state import State
-from kvstore.server.telemetry import DiskTimes, publish
+from kvstore.server.telemetry import MeasuredReads, publish
 from kvstore.storage import backend as backend_module
 from kvstore.storage import wal as wal_module
 from kvstore.storage.backend import BackendOptions
@@ -116,7 +124,7 @@ class _Storage:
     """What a member stands on: its directory, log and state, opened."""
 
     def __init__(self, config: Config, metrics: Metrics, disk: Disk, fail: Callable[[BaseException], None]) -> None:
-        times = DiskTimes.of(metrics)
+        times = DiskTimes(metrics)
         self.directory = DataDirectory.open(config.data_dir, config.wal_dir)
         try:
             engine = EngineOptions(unsafe_no_fsync=config.unsafe_no_fsync)
@@ -183,9 +191,10 @@ async def start_member(config: Config, metrics: Metrics) -> RunningMember:
     storage = _Storage(config, metrics, disk, fail)
     try:
         identity, origin = await _identify(config, storage)
-        await _reconciled(storage)
-        lifecycle = _assemble(config, storage, identity, origin, disk, fail)
-        peer_server = await _serve_peers(config, lifecycle)
+        await _reconciled(storage, failed)
+        peer_times = PeerTimes(metrics)
+        lifecycle = _assemble(config, storage, identity, origin, disk, fail, metrics, peer_times)
+        peer_server = await _serve_peers(config, lifecycle, peer_times)
     except BaseException:
         await storage.close()
         raise
@@ -215,10 +224,12 @@ async def _identify(config: Config, storage: _Storage) -> tuple[Identity, Origin
     return identity, origin
 
 
-async def _reconciled(storage: _Storage) -> None:
+async def _reconciled(storage: _Storage, failed: asyncio.Future[BaseException]) -> None:
     done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
     storage.wal.reconcile(storage.backend.applied, lambda: done.set_result(None))
-    await done
+    await asyncio.wait((done, failed), return_when=asyncio.FIRST_COMPLETED)
+    if failed.done():
+        raise failed.result()
 
 
 def _assemble(
@@ -228,8 +239,11 @@ def _assemble(
     origin: Origin | None,
     disk: Disk,
     fail: Callable[[BaseException], None],
+    metrics: Metrics,
+    peer_times: PeerTimes,
 ) -> Lifecycle:
     loop = asyncio.get_running_loop()
+    work_times = WorkTimes(metrics)
     headers = ResponseHeaders(identity.cluster_id, identity.member_id)
     lessor = Lessor(storage.backend, LessorConfig(min_ttl=min_ttl(config.election_timeout / 1000)))
     store = Store(
@@ -246,18 +260,34 @@ def _assemble(
         fail(error)
         storage.backend.abandon(WriterFailed(f"nothing more is stored after: {error}"))
 
-    state = State(config, identity, storage.backend, storage.wal, store, lessor, give_up)
+    state = State(
+        config,
+        identity,
+        storage.backend,
+        storage.wal,
+        store,
+        lessor,
+        give_up,
+        copy_times=work_times.snapshot,
+        watch_times=WatchTimes(metrics),
+    )
     node = RawNode(_raft_config(config, identity, storage.wal, state.applied))
     if origin is not None and origin.founders is not None:
         node.bootstrap(origin.founders)
     proposals = Proposals(identity.member_id, secrets.randbits(62), config.request_timeout)
-    reads = ReadRounds(identity.member_id, secrets.randbits(62), node.read_index, config.request_timeout)
+    reads = MeasuredReads(
+        identity.member_id,
+        secrets.randbits(62),
+        node.read_index,
+        config.request_timeout,
+        times=RangeTimes(metrics, lambda: store.ranges),
+    )
     parts = _Late()
-    transport = Transport(identity.cluster_id, identity.member_id, parts)
+    transport = Transport(identity.cluster_id, identity.member_id, parts, peer_times)
     ready_loop = ReadyLoop(
         node=node,
         member_id=identity.member_id,
-        log=storage.wal,
+        log=MeasuredLog(storage.wal, metrics),
         peers=transport,
         machine=state,
         proposals=proposals,
@@ -277,6 +307,7 @@ def _assemble(
         apply_conf_change=node.apply_conf_change,
         conf_state_changed=state.set_conf_state,
         now=loop.time,
+        times=ApplyTimes(metrics, config.warning_apply_duration, structlog.get_logger("kvstore.apply")),
     )
     state.attach(applier)
     proposer = RequestProposer(proposals, loop, config.max_request_bytes, disk)
@@ -296,7 +327,7 @@ def _assemble(
             config, identity.member_id, ready_loop, proposals, applier, state.membership, transport, leader, loop.time
         ),
         maintenance=Maintenance(
-            config, identity.member_id, state, ready_loop, proposer, lambda: member.header_message(), disk
+            config, identity.member_id, state, ready_loop, proposer, lambda: member.header_message(), disk, work_times
         ),
         disk=disk,
     )
@@ -359,9 +390,9 @@ def _compactor(config: Config) -> Compactor | None:
     return PeriodicCompactor(config.auto_compaction_retention)
 
 
-async def _serve_peers(config: Config, lifecycle: Lifecycle) -> Server:
+async def _serve_peers(config: Config, lifecycle: Lifecycle, times: PeerTimes) -> Server:
     server = Server(ServerOptions(max_receive_bytes=PEER_MESSAGE_BYTES, keepalive_min_time=1.0))
-    add_PeerServicer_to_server(PeerService(lifecycle), server)  # type: ignore[no-untyped-call]
+    add_PeerServicer_to_server(PeerService(lifecycle, times), server)  # type: ignore[no-untyped-call]
     for url in config.listen_peer_urls:
         await server.listen(bind_host(url), url.port, reuse_port=config.socket_reuse_port)
     return server
