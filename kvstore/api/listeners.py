@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import Any, Final, Protocol
 
 import grpc
+from structlog.typing import FilteringBoundLogger
 
 from kvstore.api.errors import translate
 from kvstore.api.front import Front
@@ -17,6 +18,7 @@ from kvstore.rpc import Observer, Server, ServerOptions
 from kvstore.rpc.grpcio import GrpcioServer
 from kvstore.rpc.server import Http1Factory
 from kvstore.server.config import Config, Url
+from kvstore.server.metrics import CallListener, CallMetrics, CallTimes, Metrics, SlowCalls
 
 REQUEST_OVERHEAD_BYTES: Final = 512 << 10
 """What a message may be larger than --max-request-bytes: the request is measured without what surrounds it."""
@@ -25,6 +27,14 @@ NEVER_SECONDS: Final = 1e9
 """An interval that does not end."""
 
 _INT32_MAX: Final = (1 << 31) - 1
+
+
+def call_metrics(config: Config, metrics: Metrics, logger: FilteringBoundLogger) -> CallMetrics:
+    """The observer of either server: counts calls, warns of slow ones, and times all with --metrics=extensive."""
+    listeners: list[CallListener] = [SlowCalls(config.warning_unary_request_duration, logger)]
+    if config.metrics == "extensive":
+        listeners.append(CallTimes(metrics))
+    return CallMetrics(metrics, *listeners)
 
 
 class GrpcListener(Protocol):

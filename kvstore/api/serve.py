@@ -16,7 +16,7 @@ from structlog.typing import FilteringBoundLogger
 from kvstore.api.gate import Gate
 from kvstore.api.health import MemberHealth
 from kvstore.api.http import HttpOptions, HttpServer, http_app
-from kvstore.api.listeners import GrpcioListener, GrpcListener, Ngh2Listener
+from kvstore.api.listeners import GrpcioListener, GrpcListener, Ngh2Listener, call_metrics
 from kvstore.api.register import register
 from kvstore.server.config import Config, Url
 from kvstore.server.member import Member
@@ -79,9 +79,15 @@ class ClientApi:
         self._logger = logger
         self._gate = Gate(member)
         self._http = HttpServer(
-            http_app(MemberHealth(member), metrics, collector_registry(metrics), logger, HttpOptions())
+            http_app(
+                MemberHealth(member),
+                metrics,
+                collector_registry(metrics),
+                logger,
+                HttpOptions(read_timeout=config.request_timeout),
+            )
         )
-        self._grpc = self._listener(CallMetrics(metrics))
+        self._grpc = self._listener(call_metrics(config, metrics, logger))
         self._health = register(self._grpc.registry, member, self._gate)
         self.urls: list[Url] = []
         """Where gRPC is served, once it is."""

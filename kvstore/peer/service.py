@@ -14,6 +14,7 @@ from kvstore.pb import rpc_pb2
 from kvstore.pb.peer_pb2_grpc import PeerServicer
 from kvstore.peer import identity, snapshot
 from kvstore.peer.codec import MalformedMessage, decode_batch
+from kvstore.peer.observer import PeerObserver, Unobserved
 from kvstore.rpc import RpcError, StatusCode
 from raft.messages import Message
 
@@ -61,8 +62,9 @@ class PeerHost(Protocol):
 class PeerService(PeerServicer):
     """Serves one member's peers."""
 
-    def __init__(self, host: PeerHost) -> None:
+    def __init__(self, host: PeerHost, observer: PeerObserver | None = None) -> None:
         self._host = host
+        self._observer = observer or Unobserved()
         self._log = structlog.get_logger("kvstore.peer")
 
     async def Messages(self, request_iterator: AsyncIterator[pb.MessageBatch], context: Any) -> pb.MessagesResponse:
@@ -76,16 +78,19 @@ class PeerService(PeerServicer):
             try:
                 host.receive(decode_batch(batch))
             except MalformedMessage as error:
+                self._observer.unreadable(caller.from_)
                 raise RpcError(StatusCode.INVALID_ARGUMENT, str(error)) from error
         return pb.MessagesResponse()
 
     async def SendSnapshot(self, request_iterator: AsyncIterator[pb.SnapshotChunk], context: Any) -> pb.SnapshotResult:
         """A copy of the state; answered when it is stored."""
-        self._admit(context)
+        caller = self._admit(context)
         try:
-            received = await snapshot.receive(aiter(request_iterator), self._host.snapshot_directory)
+            with self._observer.receiving_snapshot(caller.from_):
+                received = await snapshot.receive(aiter(request_iterator), self._host.snapshot_directory)
         except MalformedMessage as error:
             raise RpcError(StatusCode.INVALID_ARGUMENT, str(error)) from error
+        self._observer.synced_snapshot(received.sync_seconds)
         self._host.receive_snapshot(received)
         return pb.SnapshotResult()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import os
+import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,10 +30,11 @@ class Copy(Protocol):
 
 @dataclass(slots=True)
 class ReceivedSnapshot:
-    """A copy that arrived whole and is on disk: the raft message it belongs to, and its file."""
+    """A copy that arrived whole and is on disk: its raft message, its file, and how long the file's sync took."""
 
     message: Message
     path: Path
+    sync_seconds: float
 
 
 async def outgoing(message: Message, copy: Copy) -> AsyncIterator[bytes]:
@@ -75,14 +77,14 @@ async def receive(chunks: AsyncIterator[pb.SnapshotChunk], directory: Path) -> R
         raise RpcError(StatusCode.INVALID_ARGUMENT, "a snapshot's header holds a MsgSnap")
     path = directory / f"incoming-{message.snapshot.metadata.index:016x}-{message.from_:016x}.tmp"
     try:
-        await _store(chunks, path)
+        sync_seconds = await _store(chunks, path)
     except BaseException:
         path.unlink(missing_ok=True)
         raise
-    return ReceivedSnapshot(message, path)
+    return ReceivedSnapshot(message, path, sync_seconds)
 
 
-async def _store(chunks: AsyncIterator[pb.SnapshotChunk], path: Path) -> None:
+async def _store(chunks: AsyncIterator[pb.SnapshotChunk], path: Path) -> float:
     digest = hashlib.sha256()
     size = 0
 
@@ -100,8 +102,9 @@ async def _store(chunks: AsyncIterator[pb.SnapshotChunk], path: Path) -> None:
                 if chunk.trailer.size != size or chunk.trailer.sha256 != digest.digest():
                     raise RpcError(StatusCode.DATA_LOSS, "the snapshot's checksum is wrong")
                 file.flush()
+                began = time.perf_counter()
                 await asyncio.to_thread(os.fsync, file.fileno())
-                return
+                return time.perf_counter() - began
             else:
                 raise RpcError(StatusCode.INVALID_ARGUMENT, "unknown chunk in a snapshot")
     raise RpcError(StatusCode.DATA_LOSS, "the snapshot ended before its checksum")

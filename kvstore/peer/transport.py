@@ -6,6 +6,7 @@ A message that cannot be sent now is dropped, as on any network; raft is told wh
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Coroutine, Sequence
 from typing import Final, Protocol
 from urllib.parse import urlsplit
@@ -15,6 +16,7 @@ import structlog
 from kvstore.pb import peer_pb2 as pb
 from kvstore.peer.codec import encode_batch
 from kvstore.peer.identity import Caller
+from kvstore.peer.observer import PeerObserver, Unobserved
 from kvstore.peer.snapshot import Copy, outgoing
 from kvstore.rpc import Channel, ChannelOptions, ClientStream, Promise, RpcError, StatusCode
 from raft.messages import Message, MessageType
@@ -25,6 +27,9 @@ MAX_HELD: Final = 4096
 """Messages kept for a peer whose stream is full; more are dropped."""
 
 CALL_SECONDS: Final = 5.0
+
+PROBE_SECONDS: Final = 2.0
+"""Between two measurements of how long a member takes to answer."""
 
 RETRY_SECONDS: Final = 0.1
 
@@ -78,12 +83,15 @@ class PeerStats:
 class Link:
     """The way to one member. Reconnects for as long as it lives; tries the member's URLs in turn."""
 
-    def __init__(self, member: int, urls: Sequence[str], caller: Caller, owner: TransportOwner) -> None:
+    def __init__(
+        self, member: int, urls: Sequence[str], caller: Caller, owner: TransportOwner, observer: PeerObserver
+    ) -> None:
         self.member = member
         self.urls = tuple(urls)
         self.stats = PeerStats()
         self._caller = caller
         self._owner = owner
+        self._observer = observer
         self._loop = asyncio.get_running_loop()
         self._stream: ClientStream | None = None
         self._held: list[Message] = []
@@ -95,6 +103,7 @@ class Link:
         self._channel = self._open_channel()
         self._tasks: set[asyncio.Task[None]] = set()
         self._spawn(self._run())
+        self._spawn(self._probe())
 
     def send(self, messages: list[Message]) -> None:
         """Send raft messages, all in one; a MsgSnap begins the sending of a copy."""
@@ -172,6 +181,20 @@ class Link:
                 await self._channel.close()
                 self._channel = self._open_channel()
 
+    async def _probe(self) -> None:
+        while not self._closed:
+            await asyncio.sleep(PROBE_SECONDS)
+            if self.stats.active_since is None:
+                continue
+            began = time.perf_counter()
+            try:
+                # The smallest question that every member answers. It passes both loops, as raft's messages do.
+                await self.call("Members", b"", CALL_SECONDS)
+            except RpcError:
+                # The stream of messages finds out by itself, and says so.
+                continue
+            self._observer.round_trip(self.member, time.perf_counter() - began)
+
     async def _drain(self, stream: ClientStream) -> None:
         try:
             await stream.drain()
@@ -220,8 +243,9 @@ class Link:
         ok = False
         started = self._loop.time()
         try:
-            copy = await self._owner.copy_state()
-            await self._stream_chunks(outgoing(message, copy))
+            with self._observer.sending_snapshot(self.member):
+                copy = await self._owner.copy_state()
+                await self._stream_chunks(outgoing(message, copy))
             ok = True
             self._log.info(
                 "sent a snapshot",
@@ -254,10 +278,13 @@ class Link:
 class Transport:
     """The links of one member."""
 
-    def __init__(self, cluster_id: int, member_id: int, owner: TransportOwner) -> None:
+    def __init__(
+        self, cluster_id: int, member_id: int, owner: TransportOwner, observer: PeerObserver | None = None
+    ) -> None:
         self._cluster_id = cluster_id
         self._member_id = member_id
         self._owner = owner
+        self._observer = observer or Unobserved()
         self._links: dict[int, Link] = {}
         self._closing: set[asyncio.Task[None]] = set()
 
@@ -268,7 +295,8 @@ class Transport:
             return
         if link is not None:
             self.remove_member(member)
-        self._links[member] = Link(member, urls, Caller(self._cluster_id, self._member_id, member), self._owner)
+        caller = Caller(self._cluster_id, self._member_id, member)
+        self._links[member] = Link(member, urls, caller, self._owner, self._observer)
 
     def remove_member(self, member: int) -> None:
         """Send nothing more to a member."""

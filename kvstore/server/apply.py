@@ -19,6 +19,7 @@ from kvstore.pb import internal_pb2, rpc_pb2
 from kvstore.rpc import Promise
 from kvstore.server.alarms import Alarms
 from kvstore.server.membership import Membership
+from kvstore.server.metrics import ApplyTimes
 from kvstore.server.proposals import Proposals, decode, identity
 from kvstore.wire import length_delimited
 from raft.confcodec import decode_entry
@@ -32,7 +33,7 @@ class Applier:
 
     header: encoded response header for a revision. apply_conf_change: tells raft of a change (one with node id 0 if
     it was refused) and returns the new configuration; conf_state_changed stores it. conf_changes: callers of the
-    membership changes that this member proposed, by sequence.
+    membership changes that this member proposed, by sequence. times: told how long each entry took.
     """
 
     def __init__(
@@ -48,6 +49,7 @@ class Applier:
         apply_conf_change: Callable[[ConfChange], ConfState],
         conf_state_changed: Callable[[ConfState], None],
         now: Callable[[], float],
+        times: ApplyTimes,
     ) -> None:
         self._member_id = member_id
         self._store = store
@@ -59,6 +61,7 @@ class Applier:
         self._apply_conf_change = apply_conf_change
         self._conf_state_changed = conf_state_changed
         self._now = now
+        self._times = times
         self.conf_changes: dict[int, Promise[bytes]] = {}
         self.applied_requests = 0
         # Typed by kind, not by class: a kind's handler is only ever given that kind's message.
@@ -84,22 +87,29 @@ class Applier:
         for entry in entries:
             if entry.type is EntryType.NORMAL:
                 if entry.data:
-                    self._apply_batch(entry.data)
+                    self._apply_batch(entry.index, entry.data)
             else:
                 self._apply_membership(entry)
 
-    def _apply_batch(self, data: bytes) -> None:
+    def _apply_batch(self, index: int, data: bytes) -> None:
+        times = self._times
+        began = times.clock()
         proposer, sequence = identity(data)
         batch = self._proposals.applied(sequence) if proposer == self._member_id else None
         handlers = self._handlers
+        kinds: list[str] = []
+        failed: list[str] = []
         if batch is None:
             for kind, request in decode(data)[2]:
-                self.applied_requests += 1
+                kinds.append(kind)
                 try:
                     handlers[kind](request)
-                except errors.KvstoreError:
+                except errors.KvstoreError as error:
                     # An outcome like any other; whoever asked is told by the member that proposed it.
-                    continue
+                    if not isinstance(error, errors.Compacted):
+                        failed.append(kind)
+            self.applied_requests += len(kinds)
+            times.applied(index, kinds, failed, began)
             return
         header, store = self._header, self._store
         self.applied_requests += len(batch.requests)
@@ -107,9 +117,12 @@ class Applier:
             try:
                 body = handlers[pending.kind](pending.request)
             except errors.KvstoreError as error:
+                if not isinstance(error, errors.Compacted):
+                    failed.append(pending.kind)
                 pending.promise.set_exception(error)
             else:
                 pending.promise.set_result(header(store.revision) + body)
+        times.applied(index, [pending.kind for pending in batch.requests], failed, began)
 
     # What each kind of request does.
 
@@ -125,6 +138,7 @@ class Applier:
 
     def _compaction(self, request: rpc_pb2.CompactionRequest) -> bytes:
         self._store.compact(request.revision)
+        self._times.compacting(self._store.compactor, request.revision)
         return b""
 
     def _lease_grant(self, request: rpc_pb2.LeaseGrantRequest) -> bytes:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import secrets
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Final, Protocol
@@ -52,6 +53,9 @@ class MembershipChanges:
     leader: LeaderCalls
     now: Callable[[], float]
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+    promoted: int = 0
+    promotions_refused: Counter[str] = field(default_factory=Counter)
+    """By name of the error."""
 
     async def add(self, peer_urls: Sequence[str], is_learner: bool) -> tuple[Member, list[Member]]:
         """Add a member: itself and everybody. Raises what check_add and the strict check raise."""
@@ -97,6 +101,15 @@ class MembershipChanges:
         """Make a learner a voter, as the leader: only it knows how far the learner is."""
         if not self.leader.is_leader:
             raise errors.NotLeader
+        try:
+            await self._promote(number)
+        except errors.KvstoreError as error:
+            self.promotions_refused[type(error).__name__] += 1
+            raise
+        self.promoted += 1
+        return self.membership.all()
+
+    async def _promote(self, number: int) -> None:
         self.membership.check_promote(number)
         status = self.loop.node.status()
         progress = status.progress.get(number)
@@ -107,7 +120,6 @@ class MembershipChanges:
         if self.config.strict_reconfig_check:
             self._check_started(adding=1, removing=None)
         await self._propose(ConfChangeType.ADD_NODE, Member(ID=number), promote=True)
-        return self.membership.all()
 
     # The strict check: a change must leave a quorum of members that have been seen to work.
 

@@ -75,6 +75,8 @@ class Lifecycle:
         self._stopping = False
         self._log = structlog.get_logger("kvstore.member")
         self.leader_changes = 0
+        self.late_heartbeats = 0
+        self._last_tick: float | None = None
         self.removed = asyncio.Event()
 
     # Start
@@ -171,6 +173,7 @@ class Lifecycle:
     def _tick(self) -> None:
         self._tick_timer = self._loop.call_later(self._tick_seconds, self._tick)
         now = self._loop.time()
+        self._check_heartbeats(now)
         error: errors.KvstoreError = errors.RequestTimeout()
         if self._leaderless_since is not None:
             error = errors.TimeoutDueToLeaderFail()
@@ -182,6 +185,15 @@ class Lifecycle:
                 self.member.loop.call(lambda node: node.campaign())
         self.proposals.expire(now, error)
         self.member.loop.tick()
+
+    def _check_heartbeats(self, now: float) -> None:
+        # A tick of the leader is a heartbeat to each of the others, who count on it.
+        last, self._last_tick = self._last_tick, now
+        others = len(self.transport.stats())
+        if last is None or not others or not self.member.is_leader or now - last <= 2 * self._tick_seconds:
+            return
+        self.late_heartbeats += others
+        self._log.warning("sent heartbeats too late", seconds=round(now - last, 3), expected=self._tick_seconds)
 
     def _compact(self) -> None:
         compactor = self._compactor

@@ -12,6 +12,7 @@ from kvstore import errors
 from kvstore.pb import rpc_pb2 as pb
 from kvstore.server.config import Config
 from kvstore.server.disk import Disk
+from kvstore.server.metrics import WorkTimes
 from kvstore.server.proposals import Proposer
 from kvstore.server.ready_loop import ReadyLoop
 from kvstore.server.state import State
@@ -33,6 +34,7 @@ class Maintenance:
     proposer: Proposer
     header: Callable[[], pb.ResponseHeader]
     disk: Disk
+    times: WorkTimes
     waiting: set[asyncio.Event] = field(default_factory=set)
 
     def status(self) -> pb.StatusResponse:
@@ -73,32 +75,36 @@ class Maintenance:
 
     async def hash(self) -> int:
         """A hash of the whole state at its current revision."""
-        return (await self.state.store.hash()).hash
+        with self.times.hash.measure():
+            return (await self.state.store.hash()).hash
 
     async def hash_kv(self, revision: int) -> pb.HashKVResponse:
         """A hash of the history between the compacted revision and `revision` (0: the current one)."""
-        answer = await self.state.store.hash_kv(revision)
+        with self.times.hash_revision.measure():
+            answer = await self.state.store.hash_kv(revision)
         answer.header.CopyFrom(self.header())
         return answer
 
     async def snapshot(self) -> AsyncIterator[pb.SnapshotResponse]:
         """A consistent copy of the state in chunks, its SHA-256 at the end."""
-        copy = await self.state.backend.snapshot()
-        digest = hashlib.sha256()
-        remaining = copy.size
-        async for chunk in copy:
-            digest.update(chunk)
-            remaining = max(0, remaining - len(chunk))
+        with self.times.snapshot.measure():
+            digest = hashlib.sha256()
+            async with await self.state.backend.snapshot() as copy:
+                remaining = copy.size
+                async for chunk in copy:
+                    digest.update(chunk)
+                    remaining = max(0, remaining - len(chunk))
+                    yield pb.SnapshotResponse(
+                        header=self.header(), remaining_bytes=remaining, blob=chunk, version=STORAGE_VERSION
+                    )
             yield pb.SnapshotResponse(
-                header=self.header(), remaining_bytes=remaining, blob=chunk, version=STORAGE_VERSION
+                header=self.header(), remaining_bytes=0, blob=digest.digest(), version=STORAGE_VERSION
             )
-        yield pb.SnapshotResponse(
-            header=self.header(), remaining_bytes=0, blob=digest.digest(), version=STORAGE_VERSION
-        )
 
     async def defragment(self) -> None:
         """Rewrite the state's file without its free pages."""
-        await self.state.backend.defragment()
+        with self.times.defragment.measure():
+            await self.state.backend.defragment()
 
     async def move_leader(self, target: int) -> None:
         """Hand leadership to a voter. Raises NotLeader, BadLeaderTransferee or RequestTimeout."""

@@ -20,6 +20,7 @@ from kvstore.server.alarms import Alarms
 from kvstore.server.apply import Applier
 from kvstore.server.config import Config
 from kvstore.server.membership import Membership
+from kvstore.server.metrics import Timed, WatchTimes
 from kvstore.storage.backend import Backend
 from kvstore.storage.meta import Identity, Position
 from kvstore.storage.snapshot import SnapshotReader
@@ -34,7 +35,8 @@ CONF_STATE = "conf_state"
 class State:
     """Store, leases, alarms and membership over one backend.
 
-    on_failure: called with what the member cannot go on after.
+    on_failure: called with what the member cannot go on after. copy_times, watch_times: told how long copies of the
+    state and notifications of watchers take.
     """
 
     def __init__(
@@ -46,10 +48,14 @@ class State:
         store: Store,
         lessor: Lessor,
         on_failure: Callable[[BaseException], None],
+        copy_times: Timed,
+        watch_times: WatchTimes,
     ) -> None:
         self._config = config
         self._identity = identity
         self._on_failure = on_failure
+        self._copy_times = copy_times
+        self._watch_times = watch_times
         self._replacing: asyncio.Task[None] | None = None
         self._loop = asyncio.get_running_loop()
         self.backend = backend
@@ -75,7 +81,7 @@ class State:
 
     async def copy(self) -> StateCopy:
         """A consistent copy of the state as it is now, or a little later."""
-        return StateCopy(await self.backend.snapshot())
+        return StateCopy(await self.backend.snapshot(), self._copy_times)
 
     def _newest_snapshot(self) -> Snapshot:
         # The copy that is sent is made when raft wants it sent, and is at least this new.
@@ -104,7 +110,7 @@ class State:
 
     def turn_ended(self) -> None:
         """Tell watchers, flush when it is time, and cut the log behind what is durable."""
-        self.store.watches.notify()
+        self._watch_times.notify(self.store.watches)
         self.backend.maybe_flush(self._loop.time())
         self._cut_log()
 
@@ -164,14 +170,16 @@ class State:
 class StateCopy:
     """A consistent copy of the state, being read. metadata: what it covers."""
 
-    def __init__(self, reader: SnapshotReader) -> None:
+    def __init__(self, reader: SnapshotReader, times: Timed) -> None:
         self._reader = reader
+        self._times = times
         self.metadata = SnapshotMetadata(stored_conf_state(reader.meta), reader.applied.index, reader.applied.term)
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
-        async with self._reader:
-            async for chunk in self._reader:
-                yield chunk
+        with self._times.measure():
+            async with self._reader:
+                async for chunk in self._reader:
+                    yield chunk
 
 
 def stored_conf_state(meta: Mapping[str, bytes]) -> ConfState:

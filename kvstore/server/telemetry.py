@@ -1,44 +1,41 @@
 """What a member publishes of itself: reads the counters that its parts keep anyway, when somebody scrapes.
 
-Only durations are recorded as they happen, and those once a batch.
+What is recorded as it happens, durations mostly, is metrics/recorders.py's business.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 
 from kvstore.pb.rpc_pb2 import AlarmType
 from kvstore.peer.transport import PeerStats
 from kvstore.server.lifecycle import Lifecycle
 from kvstore.server.maintenance import API_VERSION
-from kvstore.server.metrics import Histogram, Metrics
-from kvstore.storage.batch import WriteStats
+from kvstore.server.metrics import Metrics, RangeTimes
+from kvstore.server.reads import ReadRounds
+from raft.messages import ReadState
 
 
-@dataclass(frozen=True, slots=True)
-class DiskTimes:
-    """Durations of the writers of the log and of the state."""
+class MeasuredReads(ReadRounds):
+    """Linearizable reads whose ranges are timed, all together that go on at once."""
 
-    fsync: Histogram
-    commit: Histogram
+    def __init__(
+        self, member_id: int, first: int, read_index: Callable[[bytes], None], timeout: float, *, times: RangeTimes
+    ) -> None:
+        super().__init__(member_id, first, read_index, timeout)
+        self._times = times
 
-    @classmethod
-    def of(cls, metrics: Metrics) -> DiskTimes:
-        """Published under etcd's names."""
-        return cls(
-            metrics.histogram("etcd_disk_wal_fsync_duration_seconds"),
-            metrics.histogram("etcd_disk_backend_commit_duration_seconds"),
-        )
+    def confirmed(self, states: Sequence[ReadState], applied: int) -> None:
+        """As ReadRounds.confirmed."""
+        with self._times.measure():
+            super().confirmed(states, applied)
 
-    def log_committed(self, stats: WriteStats) -> None:
-        """The log's writer has committed."""
-        self.fsync.observe(stats.commit_seconds)
-
-    def state_committed(self, stats: WriteStats) -> None:
-        """The state's writer has committed."""
-        self.commit.observe(stats.seconds)
+    def applied(self, index: int) -> None:
+        """As ReadRounds.applied."""
+        if self._confirmed:
+            with self._times.measure():
+                super().applied(index)
 
 
 def publish(metrics: Metrics, lifecycle: Lifecycle) -> None:
@@ -55,6 +52,11 @@ def _publish_server(metrics: Metrics, lifecycle: Lifecycle) -> None:
     metrics.read_family("etcd_server_version", lambda: {(API_VERSION,): 1})
     metrics.read_family("etcd_cluster_version", lambda: {(API_VERSION.rpartition(".")[0],): 1})
     metrics.read_family("etcd_debugging_server_alarms", lambda: _alarms(lifecycle))
+    changes = member.changes
+    metrics.read_family(
+        "etcd_server_learner_promote_failures",
+        lambda: {(reason,): count for reason, count in changes.promotions_refused.items()},
+    )
     loop, reads = member.loop, member.reads
     metrics.read_all(
         {
@@ -62,6 +64,8 @@ def _publish_server(metrics: Metrics, lifecycle: Lifecycle) -> None:
             "etcd_server_is_leader": lambda: int(member.is_leader),
             "etcd_server_is_learner": lambda: int(member.is_learner),
             "etcd_server_leader_changes_seen_total": lambda: lifecycle.leader_changes,
+            "etcd_server_learner_promote_successes": lambda: changes.promoted,
+            "etcd_server_heartbeat_send_failures_total": lambda: lifecycle.late_heartbeats,
             "etcd_server_proposals_committed_total": lambda: loop.committed,
             "etcd_server_proposals_applied_total": lambda: loop.applied,
             "etcd_server_proposals_pending": lambda: lifecycle.proposals.pending_requests,

@@ -165,10 +165,10 @@ async def test_checks_are_counted(client: TestClient[Any, Any], member: Member) 
     for line in (
         "etcd_server_health_success 1",
         "etcd_server_health_failures 1",
-        'etcd_server_healthcheck{type="readyz",name="non_learner"} 0',
-        'etcd_server_healthcheck{type="readyz",name="linearizable_read"} 1',
-        'etcd_server_healthchecks_total{type="readyz",name="non_learner",status="success"} 1',
-        'etcd_server_healthchecks_total{type="readyz",name="non_learner",status="error"} 1',
+        'etcd_server_healthcheck{name="non_learner",type="readyz"} 0',
+        'etcd_server_healthcheck{name="linearizable_read",type="readyz"} 1',
+        'etcd_server_healthchecks_total{name="non_learner",status="success",type="readyz"} 1',
+        'etcd_server_healthchecks_total{name="non_learner",status="error",type="readyz"} 1',
     ):
         assert f"\n{line}\n" in text
 

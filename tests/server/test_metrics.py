@@ -16,10 +16,14 @@ from kvstore.server.metrics.values import Family, Histogram, exponential_buckets
 
 ETCD_NAMES = (Path(__file__).parent / "etcd_metrics.txt").read_text().splitlines()
 MEANINGLESS_HERE = {
+    "etcd_debugging_auth_revision",
     "etcd_debugging_disk_backend_commit_write_duration_seconds",
     "etcd_debugging_mvcc_index_compaction_pause_duration_milliseconds",
+    "etcd_debugging_server_watch_send_loop_control_stream_duration_seconds",
+    "etcd_debugging_server_watch_send_loop_progress_duration_seconds",
     "etcd_debugging_snap_save_marshalling_duration_seconds",
     "etcd_debugging_snap_save_total_duration_seconds",
+    "etcd_server_feature_enabled",
     "etcd_snap_fsync_duration_seconds",
 }
 
@@ -183,11 +187,11 @@ def test_calls_are_published_as_the_server_counts_them() -> None:
     stats.bytes_received += 100
     stats.bytes_sent += 200
     text = classic(metrics)
-    call = 'grpc_type="unary",grpc_service="etcdserverpb.KV",grpc_method="Range"'
+    call = 'grpc_method="Range",grpc_service="etcdserverpb.KV",grpc_type="unary"'
     for line in (
         f"grpc_server_started_total{{{call}}} 5",
-        f'grpc_server_handled_total{{{call},grpc_code="OK"}} 2',
-        f'grpc_server_handled_total{{{call},grpc_code="Canceled"}} 1',
+        f'grpc_server_handled_total{{grpc_code="OK",{call}}} 2',
+        f'grpc_server_handled_total{{grpc_code="Canceled",{call}}} 1',
         f"grpc_server_msg_received_total{{{call}}} 4",
         f"grpc_server_msg_sent_total{{{call}}} 3",
         "etcd_network_client_grpc_received_bytes_total 100",

@@ -5,18 +5,39 @@
 
 from kvstore.server.metrics.export import collector_registry, exposition
 from kvstore.server.metrics.process import LoopLag, publish_descriptors
+from kvstore.server.metrics.recorders import (
+    ApplyTimes,
+    DiskTimes,
+    MeasuredLog,
+    PeerTimes,
+    RangeTimes,
+    Timed,
+    WatchTimes,
+    WorkTimes,
+)
 from kvstore.server.metrics.registry import Metrics
-from kvstore.server.metrics.rpc import CallMetrics
+from kvstore.server.metrics.rpc import CallListener, CallMetrics, CallTimes, SlowCalls
 from kvstore.server.metrics.values import Counter, Family, Gauge, Histogram
 
 __all__ = [
+    "ApplyTimes",
+    "CallListener",
     "CallMetrics",
+    "CallTimes",
     "Counter",
+    "DiskTimes",
     "Family",
     "Gauge",
     "Histogram",
     "LoopLag",
+    "MeasuredLog",
     "Metrics",
+    "PeerTimes",
+    "RangeTimes",
+    "SlowCalls",
+    "Timed",
+    "WatchTimes",
+    "WorkTimes",
     "collector_registry",
     "exposition",
     "publish_descriptors",

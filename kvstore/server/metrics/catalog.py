@@ -3,10 +3,18 @@
 The names and bounds are etcd's, so that dashboards and alert rules made for it keep working. A name being here does not
 publish it: that needs somebody who feeds it (registry.py). Of etcd's, these have no meaning here and are left out:
 
+- etcd_debugging_auth_revision: there are no users and roles.
 - etcd_debugging_disk_backend_commit_write_duration_seconds: a phase of bbolt's commit; LMDB's commit has no such parts.
 - etcd_debugging_mvcc_index_compaction_pause_duration_milliseconds: there is no index in memory that compaction walks.
 - etcd_debugging_snap_save_marshalling_duration_seconds, etcd_debugging_snap_save_total_duration_seconds,
   etcd_snap_fsync_duration_seconds: files that describe a raft snapshot; here that is a row of the log's environment.
+- etcd_debugging_server_watch_send_loop_control_stream_duration_seconds,
+  etcd_debugging_server_watch_send_loop_progress_duration_seconds: how long one stream's send loop was held up by such a
+  response. There are no such loops: these responses go into the call's buffer where they are made, without waiting.
+- etcd_server_feature_enabled: there is nothing to switch on or off by that flag.
+
+These are published with --metrics=extensive only, because they cost something for each call:
+etcd_server_client_requests_total, etcd_server_request_duration_seconds, grpc_server_handling_seconds.
 """
 
 from dataclasses import dataclass
@@ -53,7 +61,6 @@ _SERVER = (
     _gauge("etcd_cluster_version", "1 for the version that the whole cluster speaks.", "cluster_version"),
     _gauge("etcd_server_version", "1 for the API level of this member.", "server_version"),
     _gauge("etcd_server_id", "1 for the id of this member, in hexadecimal.", "server_id"),
-    _gauge("etcd_server_feature_enabled", "1 for each feature that is switched on.", "name", "stage"),
     _gauge("etcd_server_has_leader", "1 if this member knows a leader."),
     _gauge("etcd_server_is_leader", "1 if this member is the leader."),
     _gauge("etcd_server_is_learner", "1 if this member is a learner."),
@@ -65,42 +72,40 @@ _SERVER = (
     _gauge("etcd_server_proposals_applied_total", "Index of the newest applied entry."),
     _gauge("etcd_server_proposals_pending", "Proposals that wait to be committed."),
     _counter("etcd_server_proposals_failed_total", "Proposals that came to nothing."),
-    _counter("etcd_server_slow_apply_total", "Applies that took longer than --warning-apply-duration."),
+    _counter("etcd_server_slow_apply_total", "Entries that took longer to apply than --warning-apply-duration."),
     _counter("etcd_server_slow_read_indexes_total", "Rounds of ReadIndex that took too long."),
     _counter("etcd_server_read_indexes_failed_total", "Rounds of ReadIndex that failed."),
     _gauge("etcd_server_snapshot_apply_in_progress_total", "1 while a snapshot from the leader is being applied."),
     _gauge("etcd_server_quota_backend_bytes", "Bytes that the state may take before writes are refused."),
-    _counter(
-        "etcd_server_client_requests_total", "Requests by kind and version of client.", "type", "client_api_version"
-    ),
+    _counter("etcd_server_client_requests_total", "Calls that have ended, by client.", "type", "client_api_version"),
     _counter("etcd_server_health_success", "Health checks that found the member healthy."),
     _counter("etcd_server_health_failures", "Health checks that found the member unhealthy."),
     _gauge("etcd_server_healthcheck", "1 if the last check of this name passed.", "type", "name"),
     _counter("etcd_server_healthchecks_total", "Checks by result.", "type", "name", "status"),
-    _histogram("etcd_server_apply_duration_seconds", "Time to apply a request.", _FAST, "version", "op", "success"),
-    _histogram("etcd_server_range_duration_seconds", "Time to serve a range.", _FAST, "success"),
-    _histogram("etcd_server_request_duration_seconds", "Time from request to answer.", _FAST, "type", "success"),
+    _histogram(
+        "etcd_server_apply_duration_seconds",
+        "Mean time to apply a request of an entry.",
+        _FAST,
+        "version",
+        "op",
+        "success",
+    ),
+    _histogram(
+        "etcd_server_range_duration_seconds", "Mean time of the ranges that a ReadIndex let go on.", _FAST, "success"
+    ),
+    _histogram(
+        "etcd_server_request_duration_seconds", "Time from a unary call to its answer.", _FAST, "type", "success"
+    ),
     _counter("etcd_debugging_server_lease_expired_total", "Leases that ran out while this member led."),
     _gauge("etcd_debugging_server_alarms", "1 for each alarm that is raised.", "server_id", "alarm_type"),
-    _gauge("etcd_debugging_auth_revision", "Revision of users and roles."),
-    _histogram(
-        "etcd_debugging_server_watch_send_loop_control_stream_duration_seconds",
-        "Time to answer a create, cancel or progress request of a watch stream.",
-        _DISK,
-    ),
-    _histogram(
-        "etcd_debugging_server_watch_send_loop_progress_duration_seconds",
-        "Time to send the progress notifications that are due.",
-        _DISK,
-    ),
     _histogram(
         "etcd_debugging_server_watch_send_loop_watch_stream_duration_seconds",
-        "Time to send the events of a watch response.",
+        "Time to hand the events of a turn to all who watch.",
         _DISK,
     ),
     _histogram(
         "etcd_debugging_server_watch_send_loop_watch_stream_duration_per_event_seconds",
-        "Time to send the events of a watch response, divided by their number.",
+        "Time to hand the events of a turn to all who watch, divided by the number handed out.",
         _DISK,
     ),
 )
@@ -128,7 +133,7 @@ _STATE = (
     _gauge("etcd_debugging_mvcc_db_compaction_last", "Unix time of the last compaction; 0 before the first."),
     _histogram(
         "etcd_debugging_mvcc_db_compaction_pause_duration_milliseconds",
-        "Time that one batch of a compaction held up the member.",
+        "Time that one batch of a compaction held up commits of the state.",
         exponential_buckets(1, 2, 13),
     ),
     _histogram(

@@ -4,7 +4,8 @@ The registry is prometheus_client's, one for each member; OpenMetrics text is wr
 written here: prometheus_client appends `_total` to the name of every counter, and some of etcd's do not have it.
 """
 
-from collections.abc import Iterable, Iterator
+import math
+from collections.abc import Iterable, Iterator, Mapping
 from decimal import Decimal
 
 from prometheus_client import CollectorRegistry
@@ -90,10 +91,23 @@ def classic_text(registry: CollectorRegistry) -> bytes:
             kind = CATALOG[name].kind if name in CATALOG else "untyped"
         lines.append(f"# HELP {name} {_escape(metric.documentation)}\n# TYPE {name} {kind}\n")
         for sample in metric.samples:
-            labels = ",".join(f'{key}="{_label_text(key, value)}"' for key, value in sample.labels.items())
+            labels = ",".join(f'{key}="{_label_text(key, value)}"' for key, value in _in_order(sample.labels))
             braced = f"{{{labels}}}" if labels else ""
-            lines.append(f"{sample.name}{braced} {sample.value}\n")
+            lines.append(f"{sample.name}{braced} {_number(sample.value)}\n")
     return "".join(lines).encode()
+
+
+def _in_order(labels: Mapping[str, str]) -> list[tuple[str, str]]:
+    """Labels as Go's client writes them: by name, and the bound of a bucket last."""
+    return sorted(labels.items(), key=lambda label: (label[0] == "le", label[0]))
+
+
+def _number(value: float) -> str:
+    if isinstance(value, bool):
+        return str(int(value))
+    if math.isfinite(value):
+        return str(value)
+    return "NaN" if math.isnan(value) else f"{'+' if value > 0 else '-'}Inf"
 
 
 def _label_text(key: str, value: str) -> str:
