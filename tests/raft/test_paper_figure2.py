@@ -34,6 +34,13 @@ class TestState:
         assert of_type(ready.messages, _VOTE_RESP)
         assert ready.must_sync
 
+    def test_a_vote_in_a_term_entered_before_is_persistent_too(self) -> None:
+        member = Member(hard_state=HardState(term=2))
+        member.node.step(Message(_VOTE, 1, 2, 2))
+        ready = member.node.ready()
+        assert ready.hard_state == HardState(term=2, vote=2)
+        assert ready.must_sync
+
     def test_current_term_is_0_on_first_boot_and_rises(self) -> None:
         member = Member()
         assert member.term == 0
@@ -114,6 +121,14 @@ class TestAppendEntries:
         assert answer.index == 4
         assert member.terms == [1, 1, 2, 2]
 
+    @pytest.mark.parametrize("count", [0, 1])
+    def test_3_only_what_the_append_has_shown_to_agree_is_acknowledged(self, count: int) -> None:
+        # What follows may differ from the leader's log: nothing in the append says.
+        member = Member(log=log_of(1, 1, 1, 1))
+        (answer,) = member.receive(append(2, 1, 1, log_of(1, 1)[1 : 1 + count]))
+        assert (answer.reject, answer.index) == (False, 1 + count)
+        assert member.terms == [1, 1, 1, 1]
+
     @pytest.mark.parametrize(("leader_commit", "expected"), [(2, 2), (9, 3)])
     def test_5_commit_index_is_the_minimum_of_leader_commit_and_last_new_entry(
         self, leader_commit: int, expected: int
@@ -171,10 +186,11 @@ class TestAllServers:
         member.receive(Message(kind, 1, 2, 7))
         assert (member.role, member.term) == (StateType.FOLLOWER, 7)
 
-    def test_a_higher_term_in_a_response_converts_to_follower(self) -> None:
+    @pytest.mark.parametrize("kind", [_APP_RESP, _VOTE_RESP, MessageType.HEARTBEAT_RESP, MessageType.PRE_VOTE_RESP])
+    def test_a_higher_term_in_a_response_converts_to_follower(self, kind: MessageType) -> None:
         member = Member()
         member.become_leader()
-        member.receive(Message(_APP_RESP, 1, 2, 7))
+        member.receive(Message(kind, 1, 2, 7, reject=True))
         assert (member.role, member.term, member.lead) == (StateType.FOLLOWER, 7, 0)
 
 
@@ -243,6 +259,15 @@ class TestCandidates:
             member.receive(Message(_VOTE_RESP, 1, 2, 1))
         assert member.role == StateType.CANDIDATE
 
+    def test_a_vote_counts_only_in_the_term_it_was_asked_for(self) -> None:
+        member = Member()
+        member.become_candidate()
+        member.become_candidate()
+        member.receive(Message(_VOTE_RESP, 1, 2, 1))
+        assert (member.role, member.term) == (StateType.CANDIDATE, 2)
+        member.receive(Message(_VOTE_RESP, 1, 2, 2))
+        assert member.role == StateType.LEADER
+
     def test_an_append_from_the_new_leader_converts_to_follower(self) -> None:
         member = Member()
         member.become_candidate()
@@ -304,6 +329,19 @@ class TestLeaders:
         member.receive(Message(_APP_RESP, 1, 2, 2, index=3))
         peer = member.node.status().progress[2]
         assert (peer.match, peer.next) == (3, 4)
+
+    def test_an_acknowledgement_from_another_term_counts_for_nothing(self) -> None:
+        member = Member(log=log_of(1, 1))
+        member.become_leader()
+        member.receive(Message(_APP_RESP, 1, 2, 1, index=3))
+        assert member.node.status().progress[2].match == 0
+        assert member.commit == 0
+
+    def test_match_index_increases_monotonically(self) -> None:
+        member = Member(log=log_of(1, 1))
+        member.become_leader()
+        member.receive(Message(_APP_RESP, 1, 2, 2, index=3), Message(_APP_RESP, 1, 2, 2, index=2))
+        assert member.node.status().progress[2].match == 3
 
     def test_failure_decrements_next_index_and_retries(self) -> None:
         member = Member(log=log_of(1, 1))

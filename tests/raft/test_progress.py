@@ -131,6 +131,11 @@ class TestProgress:
         assert not peer.maybe_update(2)
         assert (peer.match, peer.next) == (2, 3)
 
+    def test_a_late_acknowledgement_says_nothing(self) -> None:
+        peer = progress(match=5, next=9)
+        assert not peer.maybe_update(4)
+        assert (peer.match, peer.next) == (5, 9)
+
     @pytest.mark.parametrize(
         ("state", "match", "next_", "rejected", "hint", "expected"),
         [

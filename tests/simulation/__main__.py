@@ -18,6 +18,7 @@ def main() -> int:
     parser.add_argument("--first", type=int, default=0, help="the first seed (default 0)")
     parser.add_argument("--steps", type=int, default=STEPS, help=f"steps of each world (default {STEPS})")
     parser.add_argument("--processes", type=int, help="default: one for each core")
+    parser.add_argument("-x", "--exitfirst", action="store_true", help="end with the first seed that fails")
     arguments = parser.parse_args()
     began = time.monotonic()
     done = steps = failed = 0
@@ -29,6 +30,8 @@ def main() -> int:
         if outcome.failure:
             failed += 1
             print(f"seed {outcome.seed} fails after {outcome.steps} steps:\n{outcome.failure}", flush=True)
+            if arguments.exitfirst:
+                break
         if sys.stderr.isatty():
             rate = steps / (time.monotonic() - began)
             print(f"\r{done}/{arguments.seeds} seeds, {rate:,.0f} steps/s", end="", file=sys.stderr)

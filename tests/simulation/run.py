@@ -8,7 +8,7 @@ import traceback
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from itertools import islice
+from itertools import islice, repeat
 
 from tests.simulation.world import World
 
@@ -41,7 +41,13 @@ def run_seed(seed: int, steps: int = STEPS) -> Outcome:
 
 
 def run_seeds(seeds: Iterable[int], steps: int = STEPS, processes: int | None = None) -> Iterator[Outcome]:
-    """Run many seeds, on all cores unless told otherwise; outcomes as they come."""
+    """Run many seeds, on all cores unless told otherwise; outcomes as they come.
+
+    processes: how many to share the work; with 1 it is done here.
+    """
+    if processes == 1:
+        yield from map(run_seed, seeds, repeat(steps))
+        return
     pending = iter(seeds)
     with ProcessPoolExecutor(processes or os.cpu_count()) as pool:
         # In portions, so that stopping early does not leave a million tasks behind.
