@@ -54,7 +54,7 @@ class _Rows:
     def _committed(self, start: bytes, end: bytes | None, size: int = _FIRST_PIECE) -> Iterator[list[Row]]:
         """Committed rows start <= key < end in ascending lists; of a DUP table each key once, with its lowest value.
 
-        size: rows in the first list.
+        size: how many rows are likely wanted.
         """
         rows: Iterator[Row]
         if self._layered:
@@ -63,13 +63,15 @@ class _Rows:
             cursor = self._txn.cursor(self._main)
             # In a table without duplicates this is the same as iternext().
             rows = cursor.iternext_nodup(keys=True, values=True) if cursor.set_range(start[: CHUNK + 1]) else iter(())
-        while piece := list(islice(rows, size)):
+        step = min(size, _FIRST_PIECE)
+        while piece := list(islice(rows, step)):
             if end is not None and piece[-1][0] >= end:
                 if stop := bisect_left(piece, (end,)):
                     yield piece[:stop]
                 return
             yield piece
-            size = min(4 * size, _LAST_PIECE)
+            size -= step
+            step = _next_step(step, size)
 
     def _committed_back(self, start: bytes, end: bytes | None, size: int = _FIRST_PIECE) -> Iterator[list[Row]]:
         """As _committed(), descending; of a DUP table with the highest value."""
@@ -81,13 +83,15 @@ class _Rows:
             beyond = end is not None and cursor.set_range(end[: CHUNK + 1])
             found = cursor.prev_nodup() if beyond else cursor.last()
             rows = cursor.iterprev_nodup(keys=True, values=True) if found else iter(())
-        while piece := list(islice(rows, size)):
+        step = min(size, _FIRST_PIECE)
+        while piece := list(islice(rows, step)):
             if piece[-1][0] < start:
                 if stop := len(piece) - bisect_left(piece[::-1], (start,)):
                     yield piece[:stop]
                 return
             yield piece
-            size = min(4 * size, _LAST_PIECE)
+            size -= step
+            step = _next_step(step, size)
 
 
 class Table(_Rows):
@@ -145,7 +149,7 @@ class Table(_Rows):
     def pieces(self, start: bytes, end: bytes | None, size: int = _FIRST_PIECE) -> Iterator[list[Row]]:
         """Rows start <= key < end, ascending, in lists that are not empty.
 
-        size: about how many rows the first list has; the next ones grow up to some thousand.
+        size: how many rows are likely wanted; the first list is short all the same, in case the range is.
         """
         span = self._span(start, end, size)
         committed = self._committed(start, end, size)
@@ -367,7 +371,12 @@ def _changed(values: list[bytes], added: list[bytes], removed: set[bytes] | None
 
 
 def _piece_of(limit: int) -> int:
-    return min(limit, _LAST_PIECE) if limit else _FIRST_PIECE
+    return limit or _FIRST_PIECE
+
+
+def _next_step(step: int, wanted: int) -> int:
+    """How many rows to read after a list of `step`, with `wanted` more to come, or a range longer than was thought."""
+    return min(wanted if wanted > 0 else 4 * step, _LAST_PIECE)
 
 
 def _first(pieces: Iterator[list[Row]], limit: int) -> list[Row]:
