@@ -20,6 +20,8 @@ TRAILER = struct.Struct(">qqqqIIB")
 where the KeyValue begins. The last two count from the start of the row."""
 TRAILER_SIZE = TRAILER.size
 
+_pack_trailer = TRAILER.pack
+
 REVISION = struct.Struct(">QI")
 """Main and sub revision: key of a history row, and a version in `past`."""
 REVISION_SIZE = REVISION.size
@@ -88,28 +90,32 @@ class Version(NamedTuple):
 def encode_version(
     key: bytes, value: bytes, create: int, revision: int, version: int, lease: int, sub: int
 ) -> tuple[bytes, bytes]:
-    """Build the framed KeyValue of a version and its `current` row. About 1.2 us."""
-    mod_field = varint(revision)
+    """Build the framed KeyValue of a version and its `current` row. About 1 us: this is what a put spends most on."""
+    mod_field = (
+        _CONTINUED[revision & 0x3FFF] + _SHORT[revision >> 14] if 0x4000 <= revision < 1 << 28 else varint(revision)
+    )
     head = b"".join(
         (
             b"\n",
-            varint(len(key)),
+            _SHORT[len(key)] if len(key) < 0x4000 else varint(len(key)),
             key,
             b"\x10",
             mod_field if create == revision else varint(create),
             b"\x18",
             mod_field,
             b" ",
-            varint(version),
+            _SHORT[version] if version < 0x4000 else varint(version),
         )
     )
-    tail = b"*" + varint(len(value)) + value if value else b""
+    size = len(head)
+    if value:
+        head = b"".join((head, b"*", _SHORT[len(value)] if len(value) < 0x4000 else varint(len(value)), value))
     if lease:
-        tail += b"0" + varint(lease)
-    frame = b"\x12" + varint(len(head) + len(tail))
+        head += b"0" + varint(lease)
+    frame = b"\x12" + (_SHORT[len(head)] if len(head) < 0x4000 else varint(len(head)))
+    framed = frame + head
     body_at = len(frame)
-    framed = frame + head + tail
-    return framed, framed + TRAILER.pack(create, revision, version, lease, sub, body_at + len(head), body_at)
+    return framed, framed + _pack_trailer(create, revision, version, lease, sub, body_at + size, body_at)
 
 
 def encode_deletion(key: bytes, revision: int) -> bytes:

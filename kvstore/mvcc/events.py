@@ -38,7 +38,8 @@ PreviousRow = Callable[[bytes, int], bytes | None]
 class EventBatch:
     """The encoded events of whole revisions, for one response.
 
-    revision: that of the last event, or a later one before which there are no more. blobs: the events, each as field 11 of a WatchResponse.
+    revision: that of the last event, or a later one before which there are no more. blobs: the events, each as field
+    11 of a WatchResponse.
     """
 
     revision: int

@@ -29,6 +29,7 @@ _ALL: Final = b"\xff"
 _FROZEN_COUNTS: Final = 8
 _HISTORY_STEP: Final = 4000
 _WALK_STEP: Final = 4000
+_FEW: Final = 32
 
 Row = tuple[bytes, bytes]
 
@@ -81,10 +82,9 @@ class Reader:
 
         Looks at no more than about `limit` keys and returns at most as many rows, perhaps none.
         """
+        present = self._present(start, end, limit)
         if revision >= self.head:
-            rows = self.current.items(start, end, limit)
-            return rows, rows[-1][0] + b"\0" if len(rows) >= limit else None
-        present = self.current.items(start, end, limit)
+            return present, present[-1][0] + b"\0" if len(present) >= limit else None
         following: bytes | None = present[-1][0] + b"\0" if len(present) >= limit else None
         stop = end if following is None else following
         newest = revision.to_bytes(8, "big")
@@ -109,6 +109,13 @@ class Reader:
             following = rows[limit][0]
             del rows[limit:]
         return rows, following
+
+    def _present(self, start: bytes, end: bytes | None, limit: int) -> list[Row]:
+        """Rows of `current`. A limit is read to in one go, so first see whether there are more than a few."""
+        rows = self.current.items(start, end, min(limit, _FEW))
+        if len(rows) == _FEW and limit > _FEW:
+            rows += self.current.items(rows[-1][0] + b"\0", end, limit - _FEW)
+        return rows
 
     def rows(self, start: bytes, end: bytes | None, revision: int) -> Iterator[Row]:
         """All rows at a revision, in order. Nothing may change meanwhile."""

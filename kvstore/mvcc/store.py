@@ -47,6 +47,7 @@ TABLES: Final = (
 REVISION_KEY: Final = "revision"
 """Name in `meta` of a revision that the store is at least at. A restored snapshot may be above its rows."""
 
+_pack_revision: Final = REVISION.pack
 _KINDS: Final = (b"\x00", b"\x01", b"\x02")
 _VERSION: Final = b"\0"
 _DELETION: Final = b"\1"
@@ -230,14 +231,15 @@ class Store:
             framed, row = encode_version(key, value, revision, revision, 1, lease, sub)
             kind = CREATE
             old_lease = 0
+            self._current.active[key] = row
+            self._history.active[_pack_revision(revision, sub)] = b"\x02" + framed
+            self._counts.add(key)
         else:
             create, version, old_lease = self._supersede(key, old)
             framed, row = encode_version(key, value, create, revision, version + 1, lease, sub)
             kind = PUT
-        self._current.active[key] = row
-        self._history.active[REVISION.pack(revision, sub)] = _KINDS[kind] + framed
-        if old is None:
-            self._counts.add(key)
+            self._current.active[key] = row
+            self._history.active[_pack_revision(revision, sub)] = b"\x00" + framed
         if lease != old_lease:
             if old_lease:
                 self._leases.detach(old_lease, key)
@@ -251,8 +253,13 @@ class Store:
     def _supersede(self, key: bytes, old: bytes) -> tuple[int, int, int]:
         """Make the newest version of a key a past one; its create revision, version and lease."""
         create, mod, version, lease, sub, _, _ = TRAILER.unpack_from(old, len(old) - TRAILER_SIZE)
-        place = REVISION.pack(mod, sub)
-        self._past.add(key, place + _VERSION)
+        place = _pack_revision(mod, sub)
+        # What DupTable.add does, less the call: a replaced version is newer than all past ones.
+        past = self._past.active
+        if key in past:
+            past[key].append(place + _VERSION)
+        else:
+            past[key] = [place + _VERSION]
         if mod <= self.compact_revision:
             # Compaction may have removed the row from history, or may be about to: until now it was in `current` too.
             self._history.active[place] = (_KINDS[CREATE] if version == 1 else _KINDS[PUT]) + old[:-TRAILER_SIZE]
@@ -312,6 +319,8 @@ class Store:
         """Read within the running transaction; it has been checked."""
         self.ranges += 1
         revision = request.revision if request.revision > 0 else self._reader.head
+        if not request.range_end:
+            return answer_key(request, self._reader.row_at(request.key, revision))
         return _drain(range_steps(self._reader, RangeQuery.of(request, revision)))
 
     def current_row(self, key: bytes) -> bytes | None:
@@ -332,20 +341,18 @@ class Store:
         """Answer a range at once, however large; the RangeResponse. Raises Compacted, FutureRev."""
         return _drain(self.range_steps(request))
 
-    def get(self, key: bytes) -> bytes:
-        """Answer the plainest range of all, one key at the present revision; the RangeResponse. About 1 us."""
-        self.ranges += 1
-        return answer_key(self._current.get(key))
-
     def range_steps(self, request: rpc_pb2.RangeRequest) -> Generator[None, None, bytes]:
         """Answer a range in steps of a few milliseconds: yields between them, returns the RangeResponse.
 
         All steps read at the revision of the first; close the generator if it is not run to its end. Raises Compacted,
         FutureRev at once.
         """
-        query = RangeQuery.of(request, self.read_revision(request.revision))
+        revision = self.read_revision(request.revision)
         self.ranges += 1
-        return self._pinned(query.revision, range_steps(self._reader, query))
+        if not request.range_end:
+            return _answered(answer_key(request, self._reader.row_at(request.key, revision)))
+        query = RangeQuery.of(request, revision)
+        return self._pinned(revision, range_steps(self._reader, query))
 
     def range_stream(self, request: rpc_pb2.RangeRequest) -> Generator[StreamPart | None, None, None]:
         """Answer a range in the messages of a RangeStream; None where only other work should have its turn.
@@ -427,6 +434,12 @@ class Store:
         """Hash the whole state, outside the loop; a response without header."""
         digest = await self._backend.run_reader("kvstore.mvcc.writer_jobs:hash_state", ())
         return rpc_pb2.HashResponse(hash=digest)
+
+
+def _answered(body: bytes) -> Generator[None, None, bytes]:
+    """Steps of which there are none."""
+    return body
+    yield
 
 
 def _drain(steps: Generator[object, None, R]) -> R:

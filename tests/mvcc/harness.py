@@ -6,7 +6,7 @@ import asyncio
 import shutil
 import tempfile
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from pathlib import Path
 
 from kvstore.lease import lessor
@@ -99,6 +99,20 @@ class Harness:
     def destroy(self) -> None:
         self.close()
         shutil.rmtree(self.path)
+
+
+def finish(
+    steps: Generator[None, None, bytes], between: Callable[[int], object] = lambda number: None
+) -> tuple[rpc_pb2.RangeResponse, int]:
+    """Run a read to its end; its answer and how many steps it took more than one. between: called after each step."""
+    number = 0
+    while True:
+        try:
+            next(steps)
+        except StopIteration as stop:
+            return rpc_pb2.RangeResponse.FromString(stop.value), number
+        number += 1
+        between(number)
 
 
 def encode_header(revision: int) -> bytes:

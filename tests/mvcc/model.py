@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from typing import Any
 
 from kvstore.errors import Compacted, FutureRev, KeyNotFound, KvstoreError, LeaseNotFound
 from kvstore.pb import kv_pb2, rpc_pb2
@@ -213,13 +214,13 @@ class Model:
                 rpc_pb2.Compare.LEASE: ("lease", compare.lease),
             }[compare.target]
             pairs = [(getattr(kv, name), expected) for kv in rows or [Kv(b"", b"", 0, 0, 0, 0)]]
-        test = {
+        tests: dict[int, Callable[[Any, Any], bool]] = {
             rpc_pb2.Compare.EQUAL: lambda a, b: a == b,
             rpc_pb2.Compare.NOT_EQUAL: lambda a, b: a != b,
             rpc_pb2.Compare.GREATER: lambda a, b: a > b,
             rpc_pb2.Compare.LESS: lambda a, b: a < b,
-        }[compare.result]
-        return all(test(actual, expected) for actual, expected in pairs)
+        }
+        return all(tests[compare.result](actual, expected) for actual, expected in pairs)
 
     def compact(self, revision: int) -> None:
         if revision <= self.compacted:

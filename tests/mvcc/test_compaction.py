@@ -2,20 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 
 from kvstore.errors import Compacted, FutureRev
 from kvstore.pb import rpc_pb2
-from tests.mvcc.harness import Harness, Sink
-
-
-@pytest.fixture
-def harness() -> Iterator[Harness]:
-    harness = Harness(batch_limit=1000)
-    yield harness
-    harness.destroy()
+from tests.mvcc.harness import Harness, Sink, finish
 
 
 def put(harness: Harness, key: bytes, value: bytes) -> int:
@@ -24,9 +15,7 @@ def put(harness: Harness, key: bytes, value: bytes) -> int:
 
 
 def value(harness: Harness, key: bytes, revision: int = 0) -> bytes | None:
-    response = rpc_pb2.RangeResponse.FromString(
-        harness.store.range(rpc_pb2.RangeRequest(key=key, revision=revision))
-    )
+    response = rpc_pb2.RangeResponse.FromString(harness.store.range(rpc_pb2.RangeRequest(key=key, revision=revision)))
     return response.kvs[0].value if response.kvs else None
 
 
@@ -115,10 +104,7 @@ def test_a_read_that_has_begun_is_not_disturbed(harness: Harness) -> None:
     harness.store.compactor.when_finished(harness.store.revision, lambda: finished.append(True))
     harness.settle()
     assert not finished
-    with pytest.raises(StopIteration) as stop:
-        while True:
-            next(steps)
-    response = rpc_pb2.RangeResponse.FromString(stop.value.value)
+    response, _ = finish(steps)
     assert response.count == rows
     assert {kv.value for kv in response.kvs} == {b"old"}
     assert max(kv.mod_revision for kv in response.kvs) == revision

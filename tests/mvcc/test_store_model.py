@@ -16,7 +16,21 @@ from tests.mvcc.harness import Harness
 from tests.mvcc.model import Model
 
 LONG = b"k" * 480
-MANY = [b"\0", b"a", b"a\0", b"a\0\0", b"ab", b"b", b"c", b"\xff", b"\xff\xff", LONG, LONG + b"\0", LONG + b"x", LONG * 3]
+MANY = [
+    b"\0",
+    b"a",
+    b"a\0",
+    b"a\0\0",
+    b"ab",
+    b"b",
+    b"c",
+    b"\xff",
+    b"\xff\xff",
+    LONG,
+    LONG + b"\0",
+    LONG + b"x",
+    LONG * 3,
+]
 FEW = [b"a", LONG + b"x"]
 """So that the same keys change again and again around a compaction."""
 KEYS = st.shared(st.sampled_from([FEW, MANY]), key="keys").flatmap(st.sampled_from)
@@ -27,7 +41,8 @@ LEASES = st.sampled_from([0, 0, 0, 7, -5, 99])
 
 def relative(draw: Any, revision: int) -> int:
     """A revision near the present, sometimes none, sometimes wrong."""
-    return draw(st.one_of(st.just(0), st.integers(max(-1, revision - 12), revision + 1)))
+    chosen: int = draw(st.one_of(st.just(0), st.integers(max(-1, revision - 12), revision + 1)))
+    return chosen
 
 
 @st.composite
@@ -196,15 +211,19 @@ class Comparison:
 
     def check_everything(self) -> None:
         """Every revision that can be read, by every way of reading it."""
-        everything = {"key": b"\0", "range_end": b"\0"}
         for revision in range(max(1, self.model.compacted), self.model.revision + 1):
-            for options in ({}, {"count_only": True}, {"keys_only": True}, {"limit": 2}):
-                self.range(rpc_pb2.RangeRequest(**everything, revision=revision, **options))
+            request = rpc_pb2.RangeRequest(key=b"\0", range_end=b"\0", revision=revision)
+            self.range(request)
+            request.limit = 2
+            self.range(request)
+            request.keys_only = True
+            self.range(request)
+            request.count_only = True
+            self.range(request)
         for lease in self.model.leases:
             assert self.harness.lessor.keys(lease) == sorted(
                 kv.key for kv in self.model.live.values() if kv.lease == lease
             )
-
 
     def check_space(self) -> None:
         """After physical compaction only what a read or a watch can still want is there."""

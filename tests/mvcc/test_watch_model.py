@@ -58,7 +58,7 @@ def creates(draw: st.DrawFn, revision: int) -> rpc_pb2.WatchCreateRequest:
         key=draw(KEYS),
         range_end=draw(ENDS),
         start_revision=max(0, relative(draw, revision) + draw(st.sampled_from([0, 0, 0, 3]))),
-        filters=draw(st.lists(st.sampled_from([0, 1]), max_size=1)),
+        filters=draw(st.lists(st.sampled_from(rpc_pb2.WatchCreateRequest.FilterType.values()), max_size=1)),
         prev_kv=draw(st.booleans()),
         fragment=draw(st.booleans()),
     )
