@@ -20,8 +20,11 @@ _CODE_NAMES = {code: "".join(part.capitalize() for part in code.name.split("_"))
 # As grpc-go writes them; every other name is its words capitalized.
 _CODE_NAMES |= {StatusCode.OK: "OK", StatusCode.CANCELLED: "Canceled"}
 
-_STREAMS: Final = {"Watch": "watch", "LeaseKeepAlive": "lease-keepalive"}
-"""Streams whose failures are counted: etcd's label of each by its method."""
+_STREAMS: Final = {
+    ("etcdserverpb.Watch", "Watch"): "watch",
+    ("etcdserverpb.Lease", "LeaseKeepAlive"): "lease-keepalive",
+}
+"""Streams whose failures are counted: etcd's label of each by its service and method."""
 
 _UNREADABLE: Final = (StatusCode.INTERNAL, StatusCode.INVALID_ARGUMENT, StatusCode.RESOURCE_EXHAUSTED)
 """What a stream ends with when its client sends something that cannot be taken."""
@@ -95,9 +98,9 @@ class CallMetrics:
         # Sending cannot fail by itself here: what is sent waits in a buffer, and if its connection breaks the call is
         # cancelled, which is no failure to etcd either.
         return {
-            ("receive", _STREAMS[name]): sum(stats.handled[code] for code in _UNREADABLE)
-            for (_, _, name), stats in self._stats.items()
-            if name in _STREAMS
+            ("receive", _STREAMS[service, name]): sum(stats.handled[code] for code in _UNREADABLE)
+            for (_, service, name), stats in self._stats.items()
+            if (service, name) in _STREAMS
         }
 
     def _bytes_received(self) -> float:
