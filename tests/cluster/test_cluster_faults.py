@@ -91,6 +91,7 @@ def test_all_processes_killed_with_their_children_lose_nothing(make_cluster: Clu
         assert_all_there(record, member.client, load.prefix)
 
 
+@pytest.mark.slow
 def test_a_paused_leader_is_replaced_and_follows_when_it_wakes(cluster: Cluster, prefix: bytes) -> None:
     with Load(endpoints(cluster), prefix) as load:
         old = cluster.leader()
@@ -119,6 +120,7 @@ def test_a_follower_that_was_down_catches_up(cluster: Cluster, prefix: bytes) ->
     assert_members_agree(cluster)
 
 
+@pytest.mark.slow
 def test_a_rolling_restart_fails_no_acknowledged_write(cluster: Cluster, prefix: bytes) -> None:
     with Load(endpoints(cluster), prefix) as load:
         for member in cluster.members:
@@ -146,6 +148,7 @@ class TestReads:
         assert register.reads > 100
         assert not register.stale
 
+    @pytest.mark.slow
     def test_a_leader_that_was_cut_off_by_a_pause_answers_no_stale_read(self, cluster: Cluster) -> None:
         with Register(endpoints(cluster)) as register:
             for _ in range(2):
@@ -175,9 +178,7 @@ class TestWithoutAQuorum:
 
         wait_until(leaderless, "the survivor has lost its leader")
         yield left.client
-        for member in others:
-            member.start()
-        left.wait_ready()
+        cluster.start()
         left.client.put(b"key", b"again")
 
     def test_serializable_reads_are_answered_and_all_else_fails(self, survivor: Client) -> None:
@@ -214,9 +215,7 @@ class TestStreams:
                 member.kill()
             with refused(UNAVAILABLE, "etcdserver: no leader"):
                 watch.receive()
-            for member in others:
-                member.start()
-            left.wait_ready()
+            cluster.start()
             left.client.put(b"key", b"back")
             assert patient.events(1)[0].kv.value == b"back"
 
@@ -273,6 +272,7 @@ def test_what_was_compacted_stays_compacted_after_a_restart(make_cluster: Cluste
     assert kv.lease == lease
 
 
+@pytest.mark.slow
 def test_many_restarts_in_a_row(make_cluster: ClusterFactory) -> None:
     (member,) = make_cluster(1).members
     for number in range(4):

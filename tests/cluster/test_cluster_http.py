@@ -16,6 +16,7 @@ def test_health_of_a_healthy_member(cluster: Cluster) -> None:
         assert headers["content-type"].startswith(("application/json", "text/plain"))
 
 
+@pytest.mark.slow
 def test_health_of_a_member_without_a_quorum(make_cluster: ClusterFactory) -> None:
     cluster = make_cluster(3)
     survivor, *others = cluster.members

@@ -60,6 +60,7 @@ def promote(cluster: Cluster, learner_id: int) -> None:
 
 
 class TestSnapshots:
+    @pytest.mark.slow
     def test_a_wiped_member_that_is_added_again_gets_a_snapshot(self, cluster: Cluster, prefix: bytes) -> None:
         wiped = cluster.followers()[0]
         write(cluster.leader().client, prefix, 300)
@@ -105,6 +106,7 @@ class TestSnapshots:
         assert kv.lease == lease
         assert_members_agree(cluster)
 
+    @pytest.mark.slow
     def test_a_member_is_restarted_while_it_catches_up(self, cluster: Cluster, prefix: bytes) -> None:
         client = cluster.leader().client
         down = cluster.followers()[0]
@@ -149,6 +151,7 @@ class TestLearners:
         assert_all_there(record, learner.client, prefix)
         assert_members_agree(cluster)
 
+    @pytest.mark.slow
     def test_a_learner_has_no_vote(self, make_cluster: ClusterFactory) -> None:
         cluster = make_cluster(1)
         voter = cluster.members[0]
@@ -167,6 +170,7 @@ class TestLearners:
 
 
 class TestUnderLoad:
+    @pytest.mark.slow
     def test_a_member_is_added_and_another_removed(self, cluster: Cluster, prefix: bytes) -> None:
         with Load(endpoints(cluster), prefix) as load:
             added = cluster.add("m4")
@@ -183,6 +187,7 @@ class TestUnderLoad:
             assert_all_there(record, member.client, prefix)
         assert_members_agree(cluster)
 
+    @pytest.mark.slow
     def test_from_one_member_to_three_and_back(self, make_cluster: ClusterFactory, prefix: bytes) -> None:
         cluster = make_cluster(1)
         first = cluster.members[0]
@@ -216,6 +221,7 @@ def test_a_removed_member_stops_and_comes_back_only_as_a_new_one(cluster: Cluste
     assert removed.id != removed_id
 
 
+@pytest.mark.slow
 def test_changes_are_remembered_after_a_restart_of_all(make_cluster: ClusterFactory) -> None:
     cluster = make_cluster(1)
     added = cluster.add("m2")
@@ -244,6 +250,7 @@ def members(member: Member) -> dict[int, tuple[str, tuple[str, ...], tuple[str, 
     return wait_until(listed, "every member has told its name")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("victim", ["leader", "follower"])
 def test_a_pending_change_survives_a_killed_member(cluster: Cluster, victim: str) -> None:
     added = cluster.add(f"added-before-{victim}", learner=True)

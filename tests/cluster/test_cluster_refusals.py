@@ -139,6 +139,7 @@ class TestDataDirectory:
         assert status != 0
         assert "db" in said or "state" in said
 
+    @pytest.mark.slow
     def test_a_second_process_on_it_is_refused(self, binary: Binary, make_cluster: ClusterFactory) -> None:
         if binary.is_reference:
             pytest.skip("etcd waits for the lock for ever")

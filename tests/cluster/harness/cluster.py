@@ -248,7 +248,12 @@ class Cluster:
             if not member.running:
                 member.start()
         for member in self.members:
-            member.wait_ready()
+            wait_until(lambda asked=member: self._fallen() or asked.serves(), f"{member.name} serves", READY_SECONDS)  # type: ignore[misc]
+        fallen = self._fallen()
+        assert not fallen, "\n".join(f"{each.name} ended by itself; its log:\n{each.log_tail()}" for each in fallen)
+
+    def _fallen(self) -> list[Member]:
+        return [member for member in self.members if not member.running]
 
     def close(self) -> None:
         for member in [*self.members, *self._prepared]:
