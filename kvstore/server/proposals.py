@@ -147,6 +147,13 @@ class Proposals:
             del self._waiting[batch.sequence]
         return self._fail(late, error)
 
+    def overtaken(self, error: KvstoreError) -> int:
+        """Fail everything proposed: a snapshot has taken the place of entries that may have held it."""
+        late = [batch for batch in self._waiting.values() if batch.term]
+        for batch in late:
+            del self._waiting[batch.sequence]
+        return self._fail(late, error)
+
     def take(self) -> list[tuple[int, bytes]]:
         """Close the open batches: their sequence numbers and payloads, to be proposed in this order."""
         taken = []

@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol
 
-from kvstore.errors import TimeoutDueToLeaderFail
+from kvstore.errors import TimeoutDueToConnectionLost, TimeoutDueToLeaderFail
 from kvstore.server.proposals import Proposals
 from kvstore.server.reads import ReadRounds
 from raft.errors import ProposalDropped, RaftError
@@ -285,6 +285,7 @@ class ReadyLoop:
             self.applied = max(self.applied, metadata.index)
             self.applied_term = metadata.term
             self._write(message, hard_state, metadata)
+            self._proposals.overtaken(TimeoutDueToConnectionLost())
             self._reads.applied(self.applied)
             self.wake()
 

@@ -65,6 +65,17 @@ def test_what_waits_too_long_fails_whether_proposed_or_not() -> None:
     assert [request.key for _, request in decode(payload)[2] if isinstance(request, pb.PutRequest)] == [b"c"]
 
 
+def test_what_a_snapshot_may_have_swallowed_fails_and_the_rest_waits_on() -> None:
+    proposals = Proposals(1, 1, 5.0)
+    proposed = add(proposals, "noop", internal_pb2.Noop())
+    [(sequence, _)] = proposals.take()
+    proposals.proposed(sequence, term=3)
+    waiting = add(proposals, "noop", internal_pb2.Noop())
+    assert proposals.overtaken(errors.TimeoutDueToConnectionLost()) == 1
+    assert isinstance(proposed.exception(), errors.TimeoutDueToConnectionLost)
+    assert not waiting.done()
+
+
 def test_an_applied_batch_is_given_back_once() -> None:
     proposals = Proposals(1, 9, 5.0)
     promise = add(proposals, "noop", internal_pb2.Noop())
