@@ -41,10 +41,6 @@ class BucketCounts:
     def copy(self) -> "BucketCounts":
         return BucketCounts(self.bounds.copy(), self.counts.copy())
 
-    def total(self) -> int:
-        """Number of all keys."""
-        return sum(self.counts)
-
     def shift(self, key: bytes, by: int) -> None:
         """Count a key in (+1) or out (-1) without a change of buckets."""
         self.counts[bisect_right(self.bounds, key) - 1] += by
@@ -92,9 +88,6 @@ class KeyCounts(BucketCounts):
         self._table = table
         self._middle = middle
         self.number = sum(counts)
-
-    def total(self) -> int:
-        return self.number
 
     def add(self, key: bytes) -> None:
         """Count a new key, which is in the store already. About 0.5 us."""

@@ -29,7 +29,6 @@ _ALL: Final = b"\xff"
 _FROZEN_COUNTS: Final = 8
 _HISTORY_STEP: Final = 4000
 _WALK_STEP: Final = 4000
-_FEW: Final = 32
 
 Row = tuple[bytes, bytes]
 
@@ -82,7 +81,7 @@ class Reader:
 
         Looks at no more than about `limit` keys and returns at most as many rows, perhaps none.
         """
-        present = self._present(start, end, limit)
+        present = self.current.items(start, end, limit)
         if revision >= self.head:
             return present, present[-1][0] + b"\0" if len(present) >= limit else None
         following: bytes | None = present[-1][0] + b"\0" if len(present) >= limit else None
@@ -109,23 +108,6 @@ class Reader:
             following = rows[limit][0]
             del rows[limit:]
         return rows, following
-
-    def _present(self, start: bytes, end: bytes | None, limit: int) -> list[Row]:
-        """Rows of `current`. A limit is read to in one go, so first see whether there are more than a few."""
-        rows = self.current.items(start, end, min(limit, _FEW))
-        if len(rows) == _FEW and limit > _FEW:
-            rows += self.current.items(rows[-1][0] + b"\0", end, limit - _FEW)
-        return rows
-
-    def rows(self, start: bytes, end: bytes | None, revision: int) -> Iterator[Row]:
-        """All rows at a revision, in order. Nothing may change meanwhile."""
-        if revision >= self.head:
-            yield from self.current.scan(start, end)
-            return
-        following: bytes | None = start
-        while following is not None:
-            rows, following = self.stretch(following, end, revision, _WALK_STEP)
-            yield from rows
 
     # Counts.
 

@@ -203,11 +203,6 @@ class WatchHub:
         return len(self._streams)
 
     @property
-    def observed(self) -> bool:
-        """Whether anybody watches anything."""
-        return self.watchers > 0
-
-    @property
     def behind(self) -> bool:
         """Whether `sync` has something to do."""
         return bool(self._sweeping or self._ahead or self._behind)
