@@ -35,7 +35,7 @@ def test_version(binary: Binary, member: Member) -> None:
     versions = json.loads(body)
     assert status == 200
     assert versions["etcdserver"] == member.client.status().version
-    assert tuple(int(part) for part in versions["etcdcluster"].split(".")[:2]) == binary.api_level
+    assert tuple(int(part) for part in versions["etcdcluster"].split(".")[:2]) == binary.announced
 
 
 def sample(text: str, name: str, **labels: str) -> float:

@@ -19,7 +19,8 @@ REPOSITORY = Path(__file__).resolve().parents[3]
 class Binary:
     """A server program that takes etcd's flags.
 
-    command: what is executed, before the flags. environment: added to ours. api_level: (major, minor) of etcd.
+    command: what is executed, before the flags. environment: added to ours. api_level: (major, minor) of etcd's
+    API that it serves. announced: the level it names itself.
     is_reference: whether it is an etcd, not kvstored. clean_exit: its exit status after SIGTERM.
     """
 
@@ -27,6 +28,7 @@ class Binary:
     command: tuple[str, ...]
     environment: dict[str, str] = field(default_factory=dict)
     api_level: tuple[int, int] = (3, 7)
+    announced: tuple[int, int] = (3, 6)
     is_reference: bool = False
     clean_exit: int = 0
 
@@ -55,7 +57,8 @@ def reference(program: str) -> Binary:
     if version is None:
         raise ValueError(f"{path} --version does not say that it is an etcd: {said!r}")
     # etcd ends by the signal that it was sent, after it has shut down.
-    return Binary("etcd", (path,), api_level=(int(version[1]), int(version[2])), is_reference=True, clean_exit=-15)
+    level = (int(version[1]), int(version[2]))
+    return Binary("etcd", (path,), api_level=level, announced=level, is_reference=True, clean_exit=-15)
 
 
 def from_environment() -> Binary:
