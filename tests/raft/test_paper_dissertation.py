@@ -306,7 +306,8 @@ class TestReadOnlyQueries64:
         member.receive(Message(MessageType.HEARTBEAT_RESP, 1, 2, 1, context=beat.context))
         assert [read.request_ctx for read in member.reads] == [b"first"]
 
-    def test_in_a_joint_configuration_a_read_needs_both_majorities(self) -> None:
+    @pytest.mark.parametrize("unheard", [(4, 5), (2, 3)], ids=["new majority", "old majority"])
+    def test_in_a_joint_configuration_a_read_needs_both_majorities(self, unheard: tuple[int, int]) -> None:
         cluster = Cluster()
         for id in (4, 5):
             cluster.add(Member(id, [1, 2, 3]))
@@ -314,10 +315,28 @@ class TestReadOnlyQueries64:
         changes = [ConfChangeSingle(_ADD, 4), ConfChangeSingle(_ADD, 5), ConfChangeSingle(_REMOVE, 2)]
         cluster[1].node.propose_conf_change(ConfChangeV2(ConfChangeTransition.JOINT_EXPLICIT, changes))
         cluster.settle()
-        cluster.separate(4, 5)
+        cluster.separate(*unheard)
         cluster[1].node.read_index(b"r")
         cluster.settle()
         assert cluster[1].reads == []
+        cluster.heal()
+        cluster.tick()
+        assert [read.request_ctx for read in cluster[1].reads] == [b"r"]
+
+    def test_a_read_is_not_answered_by_a_later_leadership_than_the_one_it_came_to(self) -> None:
+        cluster = Cluster()
+        cluster.elect(1)
+        cluster.separate(1)
+        cluster.elect(2)
+        cluster.propose(2, b"new")
+        # Member 1 takes itself for the leader and knows nothing of what is committed by now.
+        cluster[1].node.read_index(b"stale")
+        cluster.heal()
+        cluster.tick(2)
+        cluster.elect(1)
+        cluster[1].node.read_index(b"fresh")
+        cluster.settle()
+        assert [(read.request_ctx, read.index) for read in cluster[1].reads] == [(b"fresh", cluster[1].commit)]
 
     def test_a_single_voter_answers_at_once(self) -> None:
         member = Member(voters=[1])
@@ -358,6 +377,13 @@ class TestReadOnlyQueries64:
         cluster.settle()
         assert cluster[1].role != StateType.LEADER
         assert cluster[1].reads == []
+
+    def test_64_1_a_follower_keeps_to_the_lease_even_if_asked_to_forget_its_leader(self) -> None:
+        member = Member(check_quorum=True, read_only_option=ReadOnlyOption.LEASE_BASED)
+        member.receive(Message(MessageType.HEARTBEAT, 1, 2, 1))
+        member.node.forget_leader()
+        assert member.receive(Message(MessageType.VOTE, 1, 3, 2, 9, 9)) == []
+        assert (member.term, member.lead) == (1, 2)
 
 
 class TestPreVote96:

@@ -186,7 +186,11 @@ class TestAllServers:
         member.receive(Message(kind, 1, 2, 7))
         assert (member.role, member.term) == (StateType.FOLLOWER, 7)
 
-    @pytest.mark.parametrize("kind", [_APP_RESP, _VOTE_RESP, MessageType.HEARTBEAT_RESP, MessageType.PRE_VOTE_RESP])
+    @pytest.mark.parametrize(
+        "kind",
+        [_APP_RESP, _VOTE_RESP, MessageType.HEARTBEAT_RESP, MessageType.PRE_VOTE_RESP],
+        ids=lambda kind: kind.name,
+    )
     def test_a_higher_term_in_a_response_converts_to_follower(self, kind: MessageType) -> None:
         member = Member()
         member.become_leader()

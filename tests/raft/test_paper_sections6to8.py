@@ -11,6 +11,7 @@ from raft import (
     ConfChangeType,
     ConfChangeV2,
     Entry,
+    EntryType,
     Message,
     MessageType,
     StateType,
@@ -90,6 +91,17 @@ class TestMembershipChanges6:
         cluster.settle()
         assert cluster[1].conf_state.voters == [1, 3, 4]
         assert not cluster[1].node.status().config.voters.is_joint()
+
+    def test_the_leader_proposes_only_once_to_leave_whatever_it_applies_meanwhile(self) -> None:
+        # One entry is applied at a time, so some are while the configuration is joint.
+        cluster = Cluster(max_committed_size_per_ready=1)
+        leader = cluster.elect(1)
+        leader.node.propose_conf_change(joint((_LEARN, 2), (_LEARN, 3), explicit=False))
+        leader.node.propose_batch([b"a", b"b", b"c"])
+        cluster.settle()
+        assert leader.conf_state.voters_outgoing == []
+        change = EntryType.CONF_CHANGE_V2
+        assert [entry.type for entry in leader.applied[1:]] == [change, *[EntryType.NORMAL] * 3, change]
 
     def test_a_new_leader_leaves_the_joint_configuration_its_predecessor_could_not(self) -> None:
         cluster = grown_cluster(3, 4)
@@ -244,6 +256,14 @@ class TestLogCompaction7:
         (answer,) = member.receive(Message(MessageType.SNAP, 1, 2, 1, snapshot=snapshot_at(2, 1)))
         assert answer.index == 3
         assert member.terms == [1, 1, 1]
+
+    def test_an_old_snapshot_does_not_replace_one_that_reaches_further(self) -> None:
+        member = Member()
+        member.receive(Message(MessageType.APP, 1, 2, 1, 0, 0, log_of(1, 1, 1), 3))
+        member.take_snapshot()
+        (answer,) = member.receive(Message(MessageType.SNAP, 1, 2, 1, snapshot=snapshot_at(2, 1)))
+        assert answer.index == 3
+        assert (member.commit, member.node.raft.log.last_index()) == (3, 3)
 
     def test_servers_take_snapshots_independently(self) -> None:
         cluster = Cluster()

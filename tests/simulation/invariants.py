@@ -6,10 +6,12 @@ Knows what every member ever said and did, which no member does; so it can compa
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
-from raft.messages import Entry, ReadState, Snapshot
+from raft.errors import Compacted, Unavailable
+from raft.messages import Entry, HardState, ReadState, Snapshot
 from raft.rawnode import RawNode
+from raft.storage import MemoryStorage
 
 _Place = tuple[int, int]
 """Index and term of an entry."""
@@ -19,8 +21,22 @@ class Violation(AssertionError):
     """A safety property does not hold."""
 
 
+def holds(disk: MemoryStorage, index: int, term: int) -> bool:
+    """Whether a disk has the entry, or had it before it was compacted."""
+    try:
+        return disk.term(index) == term
+    except Compacted:
+        return True
+    except Unavailable:
+        return False
+
+
 class Invariants:
-    """The properties of figure 3 of the Raft paper, and of linearizable reads (dissertation, 6.4)."""
+    """The properties of figure 3 of the Raft paper, what they rest on, and linearizable reads (dissertation, 6.4).
+
+    A property of figure 3 may be broken many steps after what broke it, or by luck not at all. So what each member
+    promises (a vote, an acknowledgement, a commit) is held against the disks at once.
+    """
 
     def __init__(self, first: Snapshot) -> None:
         index, term = first.metadata.index, first.metadata.term
@@ -31,8 +47,29 @@ class Invariants:
         self._terms: dict[int, int] = {index: term}
         self._reads: dict[bytes, int] = {}
         self._commits: dict[int, int] = {}
+        self._states: dict[int, HardState] = {}
+        self._votes: dict[tuple[int, int], int] = {}
         self.first_index = index
         self.committed = index
+
+    # Terms and votes.
+
+    def hard_state(self, number: int, state: HardState) -> None:
+        """The term of a running member never falls, and in one term its vote never changes once it is given."""
+        before = self._states.get(number)
+        self._states[number] = state
+        if before is None:
+            return
+        if state.term < before.term:
+            raise Violation(f"terms: that of {number} falls from {before.term} to {state.term}")
+        if state.term == before.term and before.vote and state.vote != before.vote:
+            raise Violation(f"votes: {number} voted for {before.vote} in term {state.term}, now for {state.vote}")
+
+    def voted(self, number: int, term: int, candidate: int) -> None:
+        """A vote that others hear of is the only one of its term, whatever the member forgot since."""
+        other = self._votes.setdefault((term, number), candidate)
+        if other != candidate:
+            raise Violation(f"votes: {number} gives {other} and {candidate} its vote in term {term}")
 
     # Election safety, leader completeness.
 
@@ -42,6 +79,7 @@ class Invariants:
         other = self._leaders.setdefault(term, number)
         if other != number:
             raise Violation(f"election safety: {other} and {number} both lead in term {term}")
+        self.voted(number, term, number)
         log = node.raft.log
         for index in range(max(log.first_index(), self.first_index + 1), self.committed + 1):
             known = self._terms.get(index)
@@ -61,10 +99,24 @@ class Invariants:
                 raise Violation(f"log matching: two entries {entry.term}/{entry.index}")
             previous_term = entry.term
 
+    # Acknowledgements.
+
+    def acknowledged(self, number: int, disk: MemoryStorage, index: int, leader: RawNode | None) -> None:
+        """What a member acknowledges is on its disk, and is what the leader has. leader: None if it is not any more."""
+        if index > disk.last_index():
+            raise Violation(f"acknowledgement: {number} acknowledges {index}, its disk ends with {disk.last_index()}")
+        if leader is None:
+            return
+        log = leader.raft.log
+        if index > log.last_index() or (index >= log.first_index() and not holds(disk, index, log.term(index))):
+            raise Violation(f"acknowledgement: {number} acknowledges {index}, which is not what its leader holds there")
+
     # State machine safety.
 
-    def applied(self, number: int, entry: Entry) -> None:
-        """Every member applies the same entry at an index."""
+    def applied(self, number: int, entry: Entry, disk: MemoryStorage) -> None:
+        """Every member applies the same entry at an index, and not before it has stored it."""
+        if not holds(disk, entry.index, entry.term):
+            raise Violation(f"state machine safety: {number} applies {entry.index} before it is stored")
         known = self._applied.setdefault(entry.index, entry)
         if (known.term, known.type, known.data) != (entry.term, entry.type, entry.data):
             raise Violation(f"state machine safety: {number} applies another entry at {entry.index}")
@@ -96,9 +148,25 @@ class Invariants:
         self._commits[number] = index
         self.committed = max(self.committed, index)
 
+    def leader_commits(
+        self, leader: RawNode, quorums: Iterable[Collection[int]], disks: Mapping[int, MemoryStorage]
+    ) -> None:
+        """What a leader commits first is of its term, and on the disks of a majority of each set of voters."""
+        log, term = leader.raft.log, leader.raft.term
+        index = log.committed
+        if index <= self.committed:
+            return
+        if log.term(index) != term:
+            raise Violation(f"commit: {index} of term {log.term(index)} by counting in term {term}")
+        for voters in quorums:
+            having = [voter for voter in voters if voter in disks and holds(disks[voter], index, term)]
+            if 2 * len(having) <= len(voters):
+                raise Violation(f"commit: {index} is stored by {sorted(having)} of {sorted(voters)} alone")
+
     def stopped(self, number: int) -> None:
-        """A member may forget how far the log was committed when it stops."""
+        """When it stops, a member may forget how far the log was committed, and what it has told nobody."""
         self._commits.pop(number, None)
+        self._states.pop(number, None)
 
     # Reads.
 

@@ -4,7 +4,8 @@ import os
 
 import pytest
 
-from raft.messages import ConfState, Entry, ReadState, Snapshot, SnapshotMetadata
+from raft import Config, MemoryStorage, RawNode
+from raft.messages import ConfState, Entry, HardState, ReadState, Snapshot, SnapshotMetadata
 from tests.simulation.invariants import Invariants, Violation
 from tests.simulation.run import run_for, run_seed
 from tests.simulation.world import World
@@ -12,6 +13,25 @@ from tests.simulation.world import World
 FIRST = Snapshot(b"begin", SnapshotMetadata(ConfState(voters=[1]), 1, 1))
 
 BUDGET_SECONDS = float(os.environ.get("KVSTORE_SIMULATION_SECONDS", "20"))
+
+
+def disk_of(*terms: int) -> MemoryStorage:
+    """A disk with entries of these terms after the first snapshot."""
+    disk = MemoryStorage(FIRST)
+    disk.append([Entry(term, index, data=b"a") for index, term in enumerate(terms, 2)])
+    return disk
+
+
+def leader_after(*terms: int) -> RawNode:
+    """A leader of the next term, alone in its group, with its first entry not stored."""
+    disk = disk_of(*terms)
+    disk.set_hard_state(HardState(terms[-1], commit=1))
+    node = RawNode(Config(id=1, election_tick=10, heartbeat_tick=1, storage=disk))
+    node.campaign()
+    # Its own vote counts once it is stored.
+    disk.set_hard_state(node.ready().hard_state or HardState())
+    node.advance()
+    return node
 
 
 @pytest.mark.timeout(BUDGET_SECONDS + 120)
@@ -60,14 +80,75 @@ def test_entries_after_different_ones_are_noticed() -> None:
 
 def test_different_entries_applied_at_one_index_are_noticed() -> None:
     invariants = Invariants(FIRST)
-    invariants.applied(1, Entry(1, 2, data=b"a"))
-    with pytest.raises(Violation, match="state machine safety"):
-        invariants.applied(2, Entry(2, 2, data=b"a"))
+    invariants.applied(1, Entry(1, 2, data=b"a"), disk_of(1))
+    with pytest.raises(Violation, match="another entry"):
+        invariants.applied(2, Entry(2, 2, data=b"a"), disk_of(2))
+
+
+def test_an_entry_applied_before_it_is_stored_is_noticed() -> None:
+    with pytest.raises(Violation, match="before it is stored"):
+        Invariants(FIRST).applied(1, Entry(1, 3), disk_of(1))
+
+
+def test_a_term_that_falls_is_noticed_while_the_member_runs() -> None:
+    invariants = Invariants(FIRST)
+    invariants.hard_state(1, HardState(3))
+    invariants.stopped(1)
+    invariants.hard_state(1, HardState(2))
+    with pytest.raises(Violation, match="falls from 2 to 1"):
+        invariants.hard_state(1, HardState(1))
+
+
+def test_a_vote_that_changes_is_noticed() -> None:
+    invariants = Invariants(FIRST)
+    invariants.hard_state(1, HardState(3, 2))
+    with pytest.raises(Violation, match="voted for 2 in term 3, now for 0"):
+        invariants.hard_state(1, HardState(3, 0))
+
+
+def test_a_second_vote_is_noticed_even_after_a_crash() -> None:
+    invariants = Invariants(FIRST)
+    invariants.voted(1, 3, 2)
+    invariants.stopped(1)
+    invariants.voted(1, 3, 2)
+    with pytest.raises(Violation, match="gives 2 and 3 its vote"):
+        invariants.voted(1, 3, 3)
+
+
+def test_an_acknowledgement_of_what_is_not_stored_is_noticed() -> None:
+    invariants = Invariants(FIRST)
+    invariants.acknowledged(2, disk_of(1), 2, None)
+    with pytest.raises(Violation, match="its disk ends with 2"):
+        invariants.acknowledged(2, disk_of(1), 3, None)
+
+
+@pytest.mark.parametrize("terms", [(2,), (1, 1, 1)], ids=["another entry", "more than the leader has"])
+def test_an_acknowledgement_of_what_the_leader_does_not_hold_is_noticed(terms: tuple[int, ...]) -> None:
+    # The leader holds 1/2, and 2/3 of its own.
+    invariants, disk = Invariants(FIRST), disk_of(*terms)
+    with pytest.raises(Violation, match="not what its leader holds"):
+        invariants.acknowledged(2, disk, disk.last_index(), leader_after(1))
+
+
+def test_a_commit_without_a_majority_of_disks_is_noticed() -> None:
+    leader = leader_after(1)
+    leader.raft.log.commit_to(3)
+    full, short = disk_of(1, 2), disk_of(1)
+    Invariants(FIRST).leader_commits(leader, [{1, 2, 3}], {1: full, 2: short, 3: full})
+    with pytest.raises(Violation, match=r"stored by \[1\] of \[1, 2\] alone"):
+        Invariants(FIRST).leader_commits(leader, [{1}, {1, 2}], {1: full, 2: short})
+
+
+def test_a_commit_of_a_former_term_by_counting_is_noticed() -> None:
+    leader = leader_after(1)
+    leader.raft.log.commit_to(2)
+    with pytest.raises(Violation, match="2 of term 1 by counting in term 2"):
+        Invariants(FIRST).leader_commits(leader, [{1}], {1: disk_of(1)})
 
 
 def test_a_snapshot_of_another_state_is_noticed() -> None:
     invariants = Invariants(FIRST)
-    invariants.applied(1, Entry(1, 2, data=b"a"))
+    invariants.applied(1, Entry(1, 2, data=b"a"), disk_of(1))
     with pytest.raises(Violation, match="restores another state"):
         invariants.restored(2, Snapshot(b"else", SnapshotMetadata(ConfState(), 2, 1)))
 

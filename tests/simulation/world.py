@@ -387,6 +387,8 @@ class World:
 
     def _observe(self, member: Member, node: RawNode, ready: Ready) -> None:
         status = node.basic_status().hard_state
+        self.invariants.hard_state(member.number, status)
+        self._check_leader_commit(node)
         self.invariants.commit_index(member.number, status.commit)
         self.invariants.reads_confirmed(ready.read_states)
         if node.raft.state is StateType.LEADER and member.leading != status.term:
@@ -395,12 +397,33 @@ class World:
         if ready.entries:
             self.invariants.appended(ready.entries, node.raft.log.term(ready.entries[0].index - 1))
 
+    def _check_leader_commit(self, node: RawNode) -> None:
+        if node.raft.state is StateType.LEADER:
+            voters = node.raft.tracker.config.voters
+            quorums = [quorum for quorum in (voters.incoming, voters.outgoing) if quorum]
+            disks = {number: member.disk for number, member in self.members.items()}
+            self.invariants.leader_commits(node, quorums, disks)
+
+    def _check_promise(self, member: Member, message: Message) -> None:
+        if message.reject:
+            return
+        if message.type is MessageType.VOTE_RESP:
+            self.invariants.voted(member.number, message.term, message.to)
+        elif message.type is MessageType.APP_RESP:
+            leader = self.members[message.to].node
+            if leader is not None and (leader.raft.state is not StateType.LEADER or leader.raft.term != message.term):
+                leader = None
+            self.invariants.acknowledged(member.number, member.disk, message.index, leader)
+
     def _route(self, member: Member, message: Message) -> None:
         if message.to == LOCAL_APPEND_THREAD:
             member.writes.append(message)
-        elif message.to == LOCAL_APPLY_THREAD:
+            return
+        if message.to == LOCAL_APPLY_THREAD:
             member.applies.append(message)
-        elif len(self.network) < MAX_IN_FLIGHT or self.quiet:
+            return
+        self._check_promise(member, message)
+        if len(self.network) < MAX_IN_FLIGHT or self.quiet:
             if message.type is MessageType.SNAP:
                 message = self._with_state(member, message)
             self.network.append(message)
@@ -470,11 +493,13 @@ class World:
     def _apply(self, member: Member, node: RawNode, entry: Entry) -> None:
         if entry.index != member.applied + 1:
             raise Violation(f"{member.number} applies {entry.index} after {member.applied}")
-        self.invariants.applied(member.number, entry)
+        self.invariants.applied(member.number, entry, member.disk)
         member.applied = entry.index
         if entry.type is EntryType.NORMAL:
             return
         member.conf_state = node.apply_conf_change(decode_entry(entry))
+        # The next change, which may be applied before anybody looks, may need another majority.
+        self._check_leader_commit(node)
         state = member.conf_state
         for number in (*state.voters, *state.learners, *state.learners_next):
             if number not in self.members:

@@ -124,7 +124,7 @@ ELECTIONS: Final = (
         "vote-of-another-term-counted",
         "raft/raft.py",
         "if m.term and m.term != self.term:",
-        "if m.term and m.term != self.term and m.type != MessageType.VOTE_RESP:",
+        "if m.term > self.term or (0 < m.term < self.term and m.type != MessageType.VOTE_RESP):",
         "A late answer to the candidacy of an earlier term counts for this one.",
         "§5.2",
     ),

@@ -99,7 +99,7 @@ REPLICATION: Final = (
         "acknowledgement-of-another-term-counted",
         "raft/raft.py",
         "if m.term and m.term != self.term:",
-        "if m.term and m.term != self.term and m.type != MessageType.APP_RESP:",
+        "if m.term > self.term or (0 < m.term < self.term and m.type != MessageType.APP_RESP):",
         "A late acknowledgement from an earlier leadership counts for this one.",
         "§5.3",
     ),

@@ -12,7 +12,7 @@ STORAGE: Final = (
         "raft/rawnode.py",
         "MessageType.STORAGE_APPEND_RESP, r.id, LOCAL_APPEND_THREAD, term=r.term, snapshot=ready.snapshot",
         "MessageType.STORAGE_APPEND_RESP, r.id, LOCAL_APPEND_THREAD, term=0, snapshot=ready.snapshot",
-        "A report about a write from before two changes of leader passes for one about the write that followed (A-B-A).",
+        "A report about a write from before two changes of leader passes for one about a later write (A-B-A).",
         "library: overlapping writes",
     ),
     Mutation(
