@@ -34,7 +34,10 @@ class CompareFailed(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What is run. members: sizes of clusters. rounds: runs of each workload on each program. warm: seconds."""
+    """What is run.
+
+    members: sizes of clusters. rounds: runs of each workload on each program. warm: seconds of a run before, 0 for none.
+    """
 
     workloads: tuple[Workload, ...]
     members: tuple[int, ...]
@@ -51,8 +54,8 @@ class Plan:
         pattern = only if any(mark in only for mark in "*?[") else f"*{only}*"
         chosen = tuple(workload for workload in table() if fnmatch.fnmatch(workload.name, pattern))
         if quick:
-            scale = Scale(keys=1_000, many_keys=20_000, seconds=0.25, failover_seconds=4.0)
-            return cls(chosen, members, 1, scale, 0.05, processes)
+            scale = Scale(keys=1_000, many_keys=20_000, seconds=0.2, failover_seconds=4.0)
+            return cls(chosen, members, 1, scale, 0.0, processes)
         scale = Scale(keys=KEYS, many_keys=MANY_KEYS, seconds=duration, failover_seconds=8.0)
         return cls(chosen, members, rounds, scale, min(WARM_SECONDS, duration), processes)
 
@@ -126,7 +129,7 @@ def _measure(
             row = Row(workload, size, {program.name: [] for program in programs})
             for number in range(plan.rounds):
                 for cluster in (first, second):
-                    if number == 0 and workload.warm:
+                    if number == 0 and workload.warm and plan.warm:
                         workload.measure(pool, cluster, plan.scale, plan.warm)
                     sample = workload.measure(pool, cluster, plan.scale, plan.scale.seconds)
                     row.samples[cluster.program.name].append(sample)

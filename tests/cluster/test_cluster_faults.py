@@ -193,6 +193,21 @@ class TestWithoutAQuorum:
             survivor.range(b"key", timeout=3)
         assert caught.value.code() in (grpc.StatusCode.DEADLINE_EXCEEDED, UNAVAILABLE)
 
+    @pytest.mark.slow
+    def test_what_needs_a_quorum_times_out_by_itself(self, binary: Binary, survivor: Client) -> None:
+        if binary.api_level < (3, 5):
+            pytest.skip("an etcd of this age answers with a code that says nothing")
+        for call in (lambda: survivor.put(b"key", b"lost"), lambda: survivor.range(b"key")):
+            with pytest.raises(grpc.RpcError) as caught:
+                call()
+            assert caught.value.code() == UNAVAILABLE
+            assert caught.value.details() in (
+                "etcdserver: no leader",
+                "etcdserver: request timed out",
+                "etcdserver: request timed out, possibly due to previous leader failure",
+                "etcdserver: request timed out, possibly due to connection lost",
+            )
+
     def test_a_client_that_wants_a_leader_is_told_that_there_is_none(self, survivor: Client) -> None:
         wants_leader = (("hasleader", "true"),)
         for call in ("Put", "Range"):

@@ -6,6 +6,7 @@ import grpc
 import pytest
 
 from kvstore.pb.rpc_pb2 import (
+    CORRUPT,
     NOSPACE,
     AlarmMember,
     AlarmRequest,
@@ -151,6 +152,27 @@ class TestAlarm:
             alarm(client, AlarmRequest.DEACTIVATE, member_id)
         alarm(client, AlarmRequest.DEACTIVATE, member_id)
         assert alarms(client) == []
+
+
+def test_a_corrupt_cluster_takes_no_writes_until_the_alarm_is_disarmed(make_cluster: ClusterFactory) -> None:
+    (member,) = make_cluster(1).members
+    client = member.client
+    client.put(b"key", b"value")
+    client.maintenance.Alarm(AlarmRequest(action=AlarmRequest.ACTIVATE, memberID=member.id, alarm=CORRUPT))
+    for call in (
+        lambda: client.put(b"key"),
+        lambda: client.delete(b"key"),
+        lambda: client.kv.Txn(TxnRequest(success=[RequestOp(request_put=PutRequest(key=b"key"))])),
+        lambda: client.grant(60),
+    ):
+        with refused(grpc.StatusCode.DATA_LOSS, "etcdserver: corrupt cluster"):
+            call()
+    assert any("CORRUPT" in error for error in client.status().errors)
+    kv = client.get(b"key")
+    assert kv is not None
+    assert kv.value == b"value"
+    client.maintenance.Alarm(AlarmRequest(action=AlarmRequest.DEACTIVATE, memberID=member.id, alarm=CORRUPT))
+    client.put(b"key", b"again")
 
 
 def test_defragmenting_keeps_every_key(cluster: Cluster, prefix: bytes) -> None:

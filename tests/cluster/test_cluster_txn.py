@@ -1,6 +1,7 @@
 """Transactions of a running cluster: every compare, every operation, nesting, and every error."""
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import grpc
 import pytest
@@ -14,7 +15,7 @@ from kvstore.pb.rpc_pb2 import (
     TxnRequest,
     TxnResponse,
 )
-from tests.cluster.harness import Client, ClusterFactory, prefix_end, refused
+from tests.cluster.harness import Client, Cluster, ClusterFactory, Member, prefix_end, refused
 
 INVALID = grpc.StatusCode.INVALID_ARGUMENT
 
@@ -229,8 +230,40 @@ class TestErrors:
             txn(client, success=[put(prefix, lease=1, ignore_lease=True)])
 
 
-def test_max_txn_ops_is_a_flag(make_cluster: ClusterFactory) -> None:
-    client = make_cluster(1, {"max-txn-ops": "2"}).members[0].client
+def test_the_limits_are_flags(make_cluster: ClusterFactory) -> None:
+    client = make_cluster(1, {"max-txn-ops": "2", "max-request-bytes": "1000"}).members[0].client
     assert txn(client, success=[put(b"a"), put(b"b")]).succeeded
     with refused(INVALID, "etcdserver: too many operations in txn request"):
         txn(client, success=[put(b"a"), put(b"b"), put(b"c")])
+    client.put(b"key", bytes(900))
+    with refused(INVALID, "etcdserver: request is too large"):
+        client.put(b"key", bytes(1_000))
+    with refused(INVALID, "etcdserver: request is too large"):
+        txn(client, success=[put(b"a", bytes(600)), put(b"b", bytes(600))])
+
+
+def test_increments_by_many_clients_through_all_members_lose_none(cluster: Cluster, prefix: bytes) -> None:
+    client = cluster.members[0].client
+    client.put(prefix, b"0")
+    conflicts = 0
+
+    def increment(member: Member, times: int) -> int:
+        """Read, add one, and write if nobody else has meanwhile; the number of conflicts."""
+        lost = 0
+        while times:
+            kv = member.client.get(prefix)
+            assert kv is not None
+            unchanged = Compare(key=prefix, target=Compare.MOD, result=Compare.EQUAL, mod_revision=kv.mod_revision)
+            if txn(member.client, [unchanged], [put(prefix, b"%d" % (int(kv.value) + 1))]).succeeded:
+                times -= 1
+            else:
+                lost += 1
+        return lost
+
+    with ThreadPoolExecutor(9) as threads:
+        for done in [threads.submit(increment, member, 20) for member in cluster.members for _ in range(3)]:
+            conflicts += done.result(timeout=60)
+    kv = client.get(prefix)
+    assert kv is not None
+    assert kv.value == b"180"
+    assert conflicts > 0
