@@ -36,7 +36,7 @@ class CompareFailed(Exception):
 class Plan:
     """What is run.
 
-    members: sizes of clusters. rounds: runs of each workload on each program. warm: seconds of a run before, 0 for none.
+    members: sizes of clusters. rounds: runs of each workload on each program. warm: seconds of a run before, or 0.
     """
 
     workloads: tuple[Workload, ...]
