@@ -73,9 +73,19 @@ class Invariants:
 
     # Election safety, leader completeness.
 
-    def became_leader(self, number: int, node: RawNode) -> None:
-        """At most one leader a term; its log has every entry that is committed."""
+    def became_leader(
+        self, number: int, node: RawNode, quorums: Iterable[Collection[int]], disks: Mapping[int, MemoryStorage]
+    ) -> None:
+        """At most one leader a term, by votes that are stored; its log has every entry that is committed."""
         term = node.basic_status().hard_state.term
+        for voters in quorums:
+            # Who is in a later term by now may have voted in this one.
+            states = {voter: disks[voter].hard_state for voter in voters if voter in disks}
+            given = [v for v, s in states.items() if s.term > term or (s.term, s.vote) == (term, number)]
+            if 2 * len(given) <= len(voters):
+                raise Violation(
+                    f"election safety: {number} leads in term {term} by {sorted(given)} of {sorted(voters)}"
+                )
         other = self._leaders.setdefault(term, number)
         if other != number:
             raise Violation(f"election safety: {other} and {number} both lead in term {term}")

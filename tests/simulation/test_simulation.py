@@ -115,6 +115,33 @@ def test_a_second_vote_is_noticed_even_after_a_crash() -> None:
         invariants.voted(1, 3, 3)
 
 
+def test_a_leader_without_a_majority_of_stored_votes_is_noticed() -> None:
+    leader = leader_after(1)
+    voted, other, later = disk_of(1), disk_of(1), disk_of(1)
+    voted.set_hard_state(HardState(2, 1, 1))
+    other.set_hard_state(HardState(2, 2, 1))
+    later.set_hard_state(HardState(3, 2, 1))
+    Invariants(FIRST).became_leader(1, leader, [{1, 2, 3}], {1: voted, 2: other, 3: later})
+    with pytest.raises(Violation, match=r"leads in term 2 by \[1\] of \[1, 2\]"):
+        Invariants(FIRST).became_leader(1, leader, [{1, 2}], {1: voted, 2: other})
+
+
+def test_two_leaders_in_a_term_are_noticed() -> None:
+    invariants, leader = Invariants(FIRST), leader_after(1)
+    invariants.became_leader(1, leader, [], {})
+    with pytest.raises(Violation, match="1 and 2 both lead in term 2"):
+        invariants.became_leader(2, leader, [], {})
+
+
+def test_a_leader_without_a_committed_entry_is_noticed() -> None:
+    invariants = Invariants(FIRST)
+    invariants.applied(2, Entry(1, 2), disk_of(1))
+    invariants.applied(2, Entry(1, 3), disk_of(1, 1))
+    invariants.commit_index(2, 3)
+    with pytest.raises(Violation, match="leads in term 2 without entry 1/3"):
+        invariants.became_leader(1, leader_after(1), [], {})
+
+
 def test_an_acknowledgement_of_what_is_not_stored_is_noticed() -> None:
     invariants = Invariants(FIRST)
     invariants.acknowledged(2, disk_of(1), 2, None)

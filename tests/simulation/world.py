@@ -393,16 +393,19 @@ class World:
         self.invariants.reads_confirmed(ready.read_states)
         if node.raft.state is StateType.LEADER and member.leading != status.term:
             member.leading = status.term
-            self.invariants.became_leader(member.number, node)
+            self.invariants.became_leader(member.number, node, *self._electorate(node))
         if ready.entries:
             self.invariants.appended(ready.entries, node.raft.log.term(ready.entries[0].index - 1))
 
     def _check_leader_commit(self, node: RawNode) -> None:
         if node.raft.state is StateType.LEADER:
-            voters = node.raft.tracker.config.voters
-            quorums = [quorum for quorum in (voters.incoming, voters.outgoing) if quorum]
-            disks = {number: member.disk for number, member in self.members.items()}
-            self.invariants.leader_commits(node, quorums, disks)
+            self.invariants.leader_commits(node, *self._electorate(node))
+
+    def _electorate(self, node: RawNode) -> tuple[list[set[int]], dict[int, MemoryStorage]]:
+        """The sets of voters that have to agree, as a member sees them, and the disks of all."""
+        voters = node.raft.tracker.config.voters
+        quorums = [quorum for quorum in (voters.incoming, voters.outgoing) if quorum]
+        return quorums, {number: member.disk for number, member in self.members.items()}
 
     def _check_promise(self, member: Member, message: Message) -> None:
         if message.reject:

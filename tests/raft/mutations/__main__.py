@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -79,4 +80,6 @@ def _row(mutation: Mutation, verdict: Verdict) -> str:
 
 
 if __name__ == "__main__":
+    # Asked to stop, it ends as after an interrupt: what runs is finished, nothing is left behind.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     sys.exit(main(sys.argv[1:]))
