@@ -2,6 +2,7 @@
 
 import json
 import re
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -276,6 +277,12 @@ def compare_(
         raise click.ClickException(str(error)) from error
 
 
+def _end(number: int, frame: object) -> None:
+    """Unwind on SIGTERM as on Ctrl-C, so that every server and worker is ended on the way."""
+    sys.exit(128 + number)
+
+
 def main() -> None:
     """The command `kvbench`."""
+    signal.signal(signal.SIGTERM, _end)
     program(prog_name="kvbench")

@@ -12,7 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -95,7 +95,7 @@ class _Member:
             "quota-backend-bytes": str(QUOTA_BYTES),
             "log-level": "error",
         }
-        with self.log.open("ab") as log:
+        with self.log.open("ab") as log, _signals_deferred():
             self._process = subprocess.Popen(
                 [*program.command, *(f"--{name}={value}" for name, value in flags.items())],
                 stdin=subprocess.DEVNULL,
@@ -211,6 +211,24 @@ class Cluster:
         for member in self._members:
             member.close()
         shutil.rmtree(self.directory, ignore_errors=True)
+
+
+@contextmanager
+def _signals_deferred() -> Iterator[None]:
+    """Let SIGINT and SIGTERM take effect at the end: an exception halfway through starting a process would orphan it.
+
+    Blocking them would not do, for the new process would inherit that.
+    """
+    arrived: list[int] = []
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    handlers = [signal.signal(number, lambda number, frame: arrived.append(number)) for number in numbers]
+    try:
+        yield
+    finally:
+        for number, handler in zip(numbers, handlers, strict=True):
+            signal.signal(number, handler)
+        if arrived:
+            signal.raise_signal(arrived[0])
 
 
 def _hold_port() -> socket.socket:

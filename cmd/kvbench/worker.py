@@ -64,7 +64,7 @@ class Failure:
 
 def main(pipe: "Connection[object, object]") -> None:
     """Run what the parent asks for, until it sends None or closes the pipe."""
-    # Ctrl-C reaches the whole process group; the parent decides what it means.
+    # Ctrl-C reaches the whole process group; the parent decides what it means, and closes the pipe.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     while True:
         try:

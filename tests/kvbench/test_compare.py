@@ -4,8 +4,11 @@ import json
 import math
 import os
 import shutil
+import signal
 import subprocess
 import sys
+import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -60,24 +63,54 @@ def test_no_such_workload_lists_all(monkeypatch: pytest.MonkeyPatch, tmp_path: P
         compare(plan("nothing of the kind"), tmp_path, tmp_path / "out.json")
 
 
-@pytest.mark.skipif(shutil.which("etcd") is None, reason="there is no etcd on the PATH to compare with")
-def test_a_tiny_comparison_of_real_servers_leaves_nothing_behind(tmp_path: Path) -> None:
-    data, out = tmp_path / "data", tmp_path / "out.json"
-    command = [sys.executable, "-m", "kvbench", "compare", "--quick", "--members", "1", "--only", "m*"]
+def start(*arguments: str) -> subprocess.Popen[str]:
+    """kvbench compare as a process."""
     path = os.pathsep.join([str(REPOSITORY), str(REPOSITORY / "cmd"), os.environ.get("PYTHONPATH", "")])
-    done = subprocess.run(
-        [*command, "--dir", str(data), "--json", str(out)],
+    return subprocess.Popen(
+        [sys.executable, "-m", "kvbench", "compare", "--quick", "--members", "1", *arguments],
         env={**os.environ, "PYTHONPATH": path.rstrip(os.pathsep)},
-        capture_output=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
         text=True,
-        timeout=100,
-        check=False,
     )
-    assert done.returncode == 0, done.stdout + done.stderr
-    results = json.loads(out.read_text())
-    assert [result["workload"] for result in results["results"]] == ["mixed 80/20 20x50", "memory"]
-    assert results["programs"].keys() == {"etcd", "kvstored"}
-    for result in results["results"]:
-        assert result["workload"] in done.stdout
-        assert result["ratio_of_medians"] > 0
-    assert list(data.iterdir()) == []
+
+
+def servers_in(directory: Path) -> list[int]:
+    """Processes whose command line names the directory as that of their data."""
+    found = []
+    for command in Path("/proc").glob("[0-9]*/cmdline"):
+        with suppress(OSError):
+            if f"--data-dir={directory}".encode() in command.read_bytes():
+                found.append(int(command.parent.name))
+    return found
+
+
+@pytest.mark.skipif(shutil.which("etcd") is None, reason="there is no etcd on the PATH to compare with")
+class TestRealServers:
+    def test_a_tiny_comparison_leaves_nothing_behind(self, tmp_path: Path) -> None:
+        data, out = tmp_path / "data", tmp_path / "out.json"
+        process = start("--only", "m*", "--dir", str(data), "--json", str(out))
+        said, _ = process.communicate(timeout=100)
+        assert process.returncode == 0, said
+        results = json.loads(out.read_text())
+        assert results["programs"].keys() == {"etcd", "kvstored"}
+        assert [result["workload"] for result in results["results"]] == ["mixed 80/20 20x50", "memory"]
+        for result in results["results"]:
+            assert result["workload"] in said
+            assert result["ratio_of_medians"] > 0
+        assert list(data.iterdir()) == []
+        assert servers_in(data) == []
+
+    @pytest.mark.skipif(not Path("/proc").exists(), reason="processes are looked for in /proc")
+    @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT])
+    def test_when_it_is_told_to_stop_it_ends_its_servers(self, tmp_path: Path, how: signal.Signals) -> None:
+        process = start("--only", "put*", "--dir", str(tmp_path), "--json", str(tmp_path / "out.json"))
+        deadline = time.monotonic() + 60
+        while len(servers_in(tmp_path)) < 2 and process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.02)
+        assert len(servers_in(tmp_path)) >= 2
+        process.send_signal(how)
+        said, _ = process.communicate(timeout=60)
+        assert process.returncode != 0, said
+        assert servers_in(tmp_path) == []
+        assert list(tmp_path.iterdir()) == []
