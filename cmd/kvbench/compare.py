@@ -20,7 +20,7 @@ import click
 
 from kvbench.pool import Pool
 from kvbench.servers import Cluster, Program, ServerFailed, etcd, kvstored
-from kvbench.workloads import KEYS, MANY_KEYS, Sample, Scale, Workload, fill, table
+from kvbench.workloads import FAILOVER_SECONDS, KEYS, MANY_KEYS, Sample, Scale, Workload, fill, table
 
 WARM_SECONDS = 1.0
 NO_ETCD = """there is no etcd on the PATH to compare with. Install one:
@@ -56,7 +56,7 @@ class Plan:
         if quick:
             scale = Scale(keys=1_000, many_keys=20_000, seconds=0.2, failover_seconds=4.0)
             return cls(chosen, members, 1, scale, 0.0, processes)
-        scale = Scale(keys=KEYS, many_keys=MANY_KEYS, seconds=duration, failover_seconds=8.0)
+        scale = Scale(keys=KEYS, many_keys=MANY_KEYS, seconds=duration, failover_seconds=FAILOVER_SECONDS)
         return cls(chosen, members, rounds, scale, min(WARM_SECONDS, duration), processes)
 
 

@@ -7,7 +7,7 @@ sends Go; the worker sends Progress now and then, and in the end a Result or a F
 import asyncio
 import signal
 from collections.abc import Awaitable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from time import monotonic, perf_counter, process_time
 
@@ -246,4 +246,4 @@ async def _within(seconds: float, all_of: Sequence[Awaitable[object]]) -> None:
 def part_of(load: Load, workers: int) -> list[Task]:
     """The parts of a load for so many workers: none gets no connection."""
     used = max(1, min(workers, load.connections))
-    return [Task(replace(load), index, used) for index in range(used)]
+    return [Task(load, index, used) for index in range(used)]
