@@ -69,7 +69,7 @@ class Applier:
             dict[str, Handler],
             {
                 "put": self._put,
-                "delete_range": store.delete_range,
+                "delete_range": self._delete_range,
                 "txn": self._txn,
                 "compaction": self._compaction,
                 "lease_grant": self._lease_grant,
@@ -90,6 +90,11 @@ class Applier:
                     self._apply_batch(entry.index, entry.data)
             else:
                 self._apply_membership(entry)
+
+    def _check_writable(self) -> None:
+        """Raise Corrupt while members are known to differ: nothing more may be built on that."""
+        if self._alarms.corrupt:
+            raise errors.Corrupt
 
     def _apply_batch(self, index: int, data: bytes) -> None:
         times = self._times
@@ -127,29 +132,41 @@ class Applier:
     # What each kind of request does.
 
     def _put(self, request: rpc_pb2.PutRequest) -> bytes:
+        # The one request where even a call would be felt.
+        if self._alarms.corrupt:
+            raise errors.Corrupt
         if self._alarms.no_space:
             raise errors.NoSpace
         return self._store.put(request)
 
+    def _delete_range(self, request: rpc_pb2.DeleteRangeRequest) -> bytes:
+        self._check_writable()
+        return self._store.delete_range(request)
+
     def _txn(self, request: rpc_pb2.TxnRequest) -> bytes:
+        self._check_writable()
         if self._alarms.no_space and txn_puts(request):
             raise errors.NoSpace
         return self._store.txn(request)
 
     def _compaction(self, request: rpc_pb2.CompactionRequest) -> bytes:
+        self._check_writable()
         self._store.compact(request.revision)
         self._times.compacting(self._store.compactor, request.revision)
         return b""
 
     def _lease_grant(self, request: rpc_pb2.LeaseGrantRequest) -> bytes:
+        self._check_writable()
         if self._alarms.no_space:
             raise errors.NoSpace
         return self._lessor.grant(request, self._now())
 
     def _lease_revoke(self, request: rpc_pb2.LeaseRevokeRequest) -> bytes:
+        self._check_writable()
         return self._lessor.revoke(request.ID, self._store.delete_keys)
 
     def _lease_checkpoint(self, request: rpc_pb2.LeaseCheckpointRequest) -> bytes:
+        self._check_writable()
         self._lessor.checkpoint(request)
         return b""
 
