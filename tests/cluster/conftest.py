@@ -12,10 +12,6 @@ import pytest
 from tests.cluster.harness import Binary, Client, Cluster, ClusterFactory, Member, from_environment
 
 
-def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", "slow: takes more than some seconds; -m 'not slow' leaves it out")
-
-
 @pytest.fixture(scope="session")
 def binary() -> Binary:
     """The program under test."""
