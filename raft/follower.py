@@ -95,6 +95,8 @@ def restore(r: Raft, snapshot: Snapshot) -> bool:
         return False
 
     log.restore(snapshot)
+    if r.superseded is None:
+        r.superseded = r.tracker
     r.tracker = Tracker(r.tracker.max_inflight, r.tracker.max_inflight_bytes)
     r.restore_config(confchange.restore(r.tracker, log.last_index(), conf_state), conf_state)
     r.logger.info(f"{r.id:x} [{position()}] restored snapshot [index: {metadata.index}, term: {metadata.term}]")

@@ -57,6 +57,7 @@ class Raft:
     messages: to send at once. messages_after_append: to send, or if addressed to this member to step, once everything
     unstable so far is on stable storage.
     pending_conf_index: no index above it holds an unapplied configuration change; only kept by a leader.
+    superseded: the configuration before a snapshot that is not stored yet, for changes that are still being applied.
     uncommitted_size: payload of this leader's entries that are not known to be committed; never too high.
     """
 
@@ -67,6 +68,7 @@ class Raft:
         self.logger = config.logger
         self.log = RaftLog(config.storage, config.logger, config.committed_size_limit)
         self.tracker = Tracker(config.max_inflight_msgs, config.inflight_bytes_limit)
+        self.superseded: Tracker | None = None
         self.tracer = None if config.trace is None else Tracer(config.trace)
         self.term = 0
         self.vote = NONE
@@ -378,6 +380,8 @@ class Raft:
     def _applied_snapshot(self, snapshot: Snapshot) -> None:
         index = snapshot.metadata.index
         self.log.unstable.stable_snapshot_to(index)
+        if self.log.unstable.snapshot is None:
+            self.superseded = None
         self.applied_to(index)
 
     def applied_to(self, index: int, m: Message | None = None) -> None:
@@ -417,6 +421,12 @@ class Raft:
 
     def apply_conf_change(self, change: ConfChangeV2) -> ConfState:
         """Follow the configuration that `change` leads to. Raises ConfChangeError."""
+        if self.superseded is not None:
+            # It was handed out before the snapshot came, whose configuration is in force by now and has it already.
+            # The state machine is not there yet: it is told what holds where it is.
+            proposed = Changer(self.superseded, self.log.last_index()).change(change)
+            self.superseded.switch_to(proposed.config, proposed.progress)
+            return proposed.config.conf_state()
         return self._switch_config(Changer(self.tracker, self.log.last_index()).change(change))
 
     def restore_config(self, proposed: Proposed, conf_state: ConfState) -> None:

@@ -9,6 +9,8 @@ import pytest
 from raft import (
     LOCAL_APPEND_THREAD,
     LOCAL_APPLY_THREAD,
+    ConfChange,
+    ConfChangeType,
     Config,
     ConfState,
     Entry,
@@ -22,6 +24,8 @@ from raft import (
     SnapshotMetadata,
     SoftState,
     StateType,
+    decode_entry,
+    encode_conf_change,
 )
 from tests.raft.harness import FixedRandom, log_of, snapshot_at
 
@@ -210,6 +214,23 @@ def test_a_snapshot_stored_in_a_lower_term_counts_all_the_same() -> None:
     m.respond(responses)
     assert m.node.raft.log.unstable.snapshot is None
     assert m.node.raft.log.applied == 9
+
+
+def test_a_change_that_a_newer_snapshot_overtakes_leaves_its_configuration_alone() -> None:
+    m = member((1, 2))
+    kind, data = encode_conf_change(ConfChange(type=ConfChangeType.ADD_NODE, node_id=3))
+    m.receive(Message(_APP, 1, 2, 1, 1, 1, [Entry(1, 2, kind, data)], 2))
+    m.respond(m.write())
+    (work,) = m.applies
+    # While the apply thread is about to add member 3, a snapshot says that 3 was removed again, and 2 demoted.
+    later = ConfState(voters=[1, 4], learners=[2])
+    m.receive(Message(MessageType.SNAP, 1, 2, 1, snapshot=Snapshot(b"state", SnapshotMetadata(later, 9, 1))))
+    reached = m.node.apply_conf_change(decode_entry(work.entries[0]))
+    # The state machine is told the configuration of the index it has reached; in force is that of the snapshot.
+    assert reached == ConfState(voters=[1, 2, 3])
+    assert m.node.raft.tracker.config.conf_state() == later
+    m.respond(m.write())
+    assert m.node.apply_conf_change(ConfChange(type=ConfChangeType.ADD_NODE, node_id=5)).voters == [1, 4, 5]
 
 
 def test_the_limit_of_entries_being_applied_holds_across_readys() -> None:

@@ -68,7 +68,7 @@ def _told(verdict: Verdict) -> str:
     if not verdict.caught:
         return "SURVIVED"
     by = [verdict.test] if verdict.test else []
-    if verdict.seed is not None:
+    if verdict.violation:
         by.append(f"seed {verdict.seed} ({verdict.violation})")
     return f"caught by {', '.join(by)}"
 

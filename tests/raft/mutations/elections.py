@@ -41,10 +41,10 @@ ELECTIONS: Final = (
     ),
     Mutation(
         "vote-not-stored",
-        "raft/raft.py",
-        "return HardState(self.term, self.vote, self.log.committed)",
-        "return HardState(self.term, NONE, self.log.committed)",
-        "The hard state does not hold the vote.",
+        "raft/rawnode.py",
+        "ready.hard_state = self._previous_hard\n",
+        "ready.hard_state = HardState(self._previous_hard.term, 0, self._previous_hard.commit)\n",
+        "The hard state to be stored does not hold the vote.",
         "figure 2",
     ),
     Mutation(

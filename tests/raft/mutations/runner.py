@@ -64,7 +64,10 @@ class Effort:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What noticed a mutation. test: the first test that failed. seed: the first world that did, with its violation."""
+    """What noticed a mutation. test: the first test that failed. seed: the first world that did.
+
+    violation: what does not hold in that world. Without a seed: the simulation does not come to an end.
+    """
 
     test: str = ""
     seed: int | None = None
@@ -73,7 +76,7 @@ class Verdict:
     @property
     def caught(self) -> bool:
         """Whether anything did."""
-        return bool(self.test) or self.seed is not None
+        return bool(self.test or self.violation)
 
 
 def fast_suite(root: Path = ROOT) -> list[str]:
@@ -123,11 +126,11 @@ def _run_suite(copy: Path, suite: Sequence[str]) -> str:
 
 
 def _simulate(copy: Path, seeds: int) -> tuple[int | None, str]:
-    """The first seed that fails and why; None if none does."""
+    """The first seed that fails, and why; nothing if none does."""
     # One process, so that the first seed that fails is always the same.
     status, output = _run(copy, "tests.simulation", "--seeds", str(seeds), "--processes", "1", "--exitfirst")
     if status is None:
-        return seeds, "the simulation does not come to an end"
+        return None, "the simulation does not come to an end"
     if status == 0:
         return None, ""
     match = _FAILING_SEED.search(output)

@@ -105,6 +105,14 @@ STORAGE: Final = (
         "§7",
     ),
     Mutation(
+        "change-applied-over-a-newer-snapshot",
+        "raft/raft.py",
+        "        if self.superseded is not None:\n",
+        "        if False:\n",
+        "A change that was still being applied when a snapshot came changes the configuration of the snapshot.",
+        "library: overlapping writes",
+    ),
+    Mutation(
         "lost-snapshot-taken-for-arrived",
         "raft/leader.py",
         "        progress.pending_snapshot = 0\n",
