@@ -387,7 +387,10 @@ def release_reads(r: Raft) -> None:
 
 def _confirm_read(r: Raft, m: Message) -> None:
     committed = r.log.committed
-    if r.tracker.is_singleton() or r.read_only.option == ReadOnlyOption.LEASE_BASED:
+    # A leader that was removed goes on leading for a while, and then the single voter is another, which may have
+    # elected itself meanwhile.
+    alone = r.tracker.is_singleton() and r.id in r.tracker.config.voters.incoming
+    if alone or r.read_only.option == ReadOnlyOption.LEASE_BASED:
         _answer_read(r, m, committed)
         return
     r.read_only.add(m, committed)

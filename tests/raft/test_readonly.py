@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from raft import (
+    ConfChange,
+    ConfChangeType,
     Config,
     ConfState,
     Entry,
@@ -19,6 +21,7 @@ from raft import (
 )
 from raft.quorum import JointConfig
 from raft.readonly import ReadOnly
+from tests.raft.harness import Cluster
 
 _VOTERS = JointConfig({1, 2, 3})
 
@@ -115,3 +118,28 @@ def test_a_leader_that_is_alone_answers_no_read_before_it_has_committed_in_its_t
         persist_and_advance()
     assert [state.request_ctx for state in states] == [b"read"]
     assert states[0].index >= 2
+
+
+def test_a_removed_leader_asks_the_last_voter_before_it_answers_a_read() -> None:
+    cluster = Cluster(2)
+    cluster.elect(1)
+    cluster[1].node.propose_conf_change(ConfChange(type=ConfChangeType.REMOVE_NODE, node_id=1))
+    cluster.settle()
+    assert (cluster[1].role, cluster[1].conf_state.voters) == (StateType.LEADER, [2])
+    cluster.separate(1)
+    # Alone in its group by now, member 2 needs nobody to lead it and to commit.
+    cluster.elect(2)
+    cluster.propose(2, b"new")
+    cluster[1].node.read_index(b"stale")
+    cluster.settle()
+    assert cluster[1].reads == []
+
+
+def test_a_removed_leader_that_the_last_voter_follows_answers_reads() -> None:
+    cluster = Cluster(2)
+    cluster.elect(1)
+    cluster[1].node.propose_conf_change(ConfChange(type=ConfChangeType.REMOVE_NODE, node_id=1))
+    cluster.settle()
+    cluster[1].node.read_index(b"read")
+    cluster.settle()
+    assert [(read.request_ctx, read.index) for read in cluster[1].reads] == [(b"read", cluster[1].commit)]

@@ -34,10 +34,18 @@ READS: Final = (
     Mutation(
         "read-without-a-round",
         "raft/leader.py",
-        "if r.tracker.is_singleton() or r.read_only.option == ReadOnlyOption.LEASE_BASED:",
+        "if alone or r.read_only.option == ReadOnlyOption.LEASE_BASED:",
         "if True:",
         "A leader answers reads without making sure that it still leads.",
         "§8, diss. §6.4",
+    ),
+    Mutation(
+        "removed-leader-takes-the-last-voter-for-itself",
+        "raft/leader.py",
+        "alone = r.tracker.is_singleton() and r.id in r.tracker.config.voters.incoming",
+        "alone = r.tracker.is_singleton()",
+        "A leader that was removed answers reads without a round once a single voter is left, which is another.",
+        "diss. §4.2.2, §6.4",
     ),
     Mutation(
         "read-confirmed-by-an-older-round",
