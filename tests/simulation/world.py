@@ -36,7 +36,7 @@ from raft.rawnode import Ready
 from tests.simulation.invariants import Invariants, Violation
 
 MAX_MEMBERS = 7
-ELECTION_TICKS = 10
+ELECTION_TICKS = 5
 MAX_IN_FLIGHT = 400
 
 
@@ -64,13 +64,13 @@ class Weights:
         """Worlds differ: in some nothing ever breaks, in others little works."""
         trouble = chance.choice((0, 1, 1, 3, 10))
         return cls(
-            deliver=chance.choice((200, 400, 800)),
-            tick=chance.choice((40, 100, 200)),
-            write=chance.choice((50, 200, 400)),
-            apply=chance.choice((50, 200)),
-            propose=chance.choice((10, 40, 100)),
-            read=chance.choice((2, 10, 30)),
-            drop=chance.choice((0.0, 0.01, 0.1, 0.3)) if trouble else 0.0,
+            deliver=chance.choice((100, 200, 300)),
+            tick=chance.choice((20, 50, 100)),
+            write=chance.choice((50, 100, 200)),
+            apply=chance.choice((20, 100)),
+            propose=chance.choice((5, 20, 50)),
+            read=chance.choice((1, 5, 15)),
+            drop=chance.choice((0.0, 0.01, 0.05, 0.2)) if trouble else 0.0,
             repeat=chance.choice((0.0, 0.02, 0.1)) if trouble else 0.0,
             crash=trouble,
             restart=4 * trouble + 1,
@@ -154,7 +154,7 @@ class World:
         for member in self.members.values():
             if member.node is None:
                 self._start(member)
-        goal = 0
+        goal = term = 0
         for _ in range(ticks):
             self._switch_off_removed()
             for member in self._running():
@@ -164,8 +164,9 @@ class World:
             leader = next((m for m in self._running() if self._leads(m)), None)
             if leader is None or leader.node is None:
                 continue
-            if goal == 0:
-                before = leader.node.raft.log.last_index()
+            if goal == 0 or term != leader.node.raft.term:
+                # What was proposed in an earlier term may be lost with its leader.
+                term, before = leader.node.raft.term, leader.node.raft.log.last_index()
                 self._call(leader, lambda node: node.propose(b"last"))
                 after = leader.node.raft.log.last_index() if leader.node is not None else before
                 goal = after if after > before else 0
@@ -197,6 +198,10 @@ class World:
     # What may happen.
 
     def _deliver(self) -> None:
+        for _ in range(min(self.chance.randint(1, 8), len(self.network))):
+            self._deliver_one()
+
+    def _deliver_one(self) -> None:
         if not self.network:
             return
         position = self.chance.randrange(len(self.network))
@@ -228,8 +233,10 @@ class World:
 
     def _tick(self) -> None:
         running = self._running()
-        if running:
-            self._call(self.chance.choice(running), RawNode.tick)
+        if running and self.chance.random() < 0.5:
+            running = [self.chance.choice(running)]
+        for member in running:
+            self._call(member, RawNode.tick)
 
     def _write(self) -> None:
         busy = [member for member in self._running() if member.writes]
@@ -242,11 +249,11 @@ class World:
             self._finish_apply(self.chance.choice(busy))
 
     def _propose(self) -> None:
-        running = self._running()
-        if running:
+        proposer = self._one_of_the_leaders_or_any()
+        if proposer is not None:
             self.proposed += 1
             data = b"%d" % self.proposed
-            self._call(self.chance.choice(running), lambda node: node.propose(data))
+            self._call(proposer, lambda node: node.propose(data))
 
     def _read(self) -> None:
         running = self._running()
@@ -279,6 +286,11 @@ class World:
             self.groups = {}
         else:
             self.groups = {number: self.chance.randint(0, 1) for number in self.members}
+            leader = self._one_of_the_leaders_or_any()
+            if leader is not None and self.chance.random() < 0.5:
+                # Cut off from most, a leader gathers entries that others will replace.
+                self.groups = {number: int(number == leader.number) for number in self.members}
+                self.groups[self.chance.choice(list(self.members))] = 1
 
     def _transfer(self) -> None:
         running = self._running()
@@ -334,6 +346,14 @@ class World:
 
     def _running(self) -> list[Member]:
         return [member for member in self.members.values() if member.node is not None]
+
+    def _one_of_the_leaders_or_any(self) -> Member | None:
+        """A member that takes itself for the leader half the time, if there is one: more comes of it."""
+        running = self._running()
+        leaders = [member for member in running if self._leads(member)]
+        if leaders and self.chance.random() < 0.5:
+            return self.chance.choice(leaders)
+        return self.chance.choice(running) if running else None
 
     @staticmethod
     def _leads(member: Member) -> bool:
