@@ -9,6 +9,10 @@ from typing import Protocol
 from kvstore.rpc.deadlines import Bucket, Expiring
 
 
+def _nothing() -> None:
+    pass
+
+
 class Timer(Protocol):
     def now(self) -> float:
         """Seconds on a clock that only goes forward."""
@@ -47,6 +51,9 @@ class Keepalive:
         if self._bucket is not None:
             self._bucket.pop(self, None)
             self._bucket = None
+        # These are methods of whoever holds this: without them its memory, and all that it had to send, is free at
+        # once and need not wait for the collector.
+        self._ping = self._give_up = _nothing
 
     def expire(self) -> None:
         """Ping, give up, or find that something was heard meanwhile."""

@@ -71,6 +71,31 @@ class GrpcProtocol(ConnectionProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
         self._server.closed(self)
+        # The two hold each other, and a client that left in the middle of a long answer leaves much behind.
+        self.connection = cast(ServerConnection, GONE)
+
+
+class GoneConnection:
+    """Stands for the connection of a transport that is gone: has nothing to say."""
+
+    closed = True
+    last_words = b""
+
+    def __init__(self) -> None:
+        self.dirty = False
+
+    def receive_data(self, data: bytes) -> None:
+        """Nobody is there to take it."""
+
+    def data_to_send(self, amount: int) -> bytes:
+        """Nothing."""
+        return b""
+
+    def connection_lost(self, reason: str) -> None:
+        """It is known."""
+
+
+GONE = GoneConnection()
 
 
 class SniffingProtocol(asyncio.Protocol):

@@ -521,11 +521,15 @@ class ServerConnection:
         if self._answered:
             self._answered = False
             self._pings.forgive()
+        queued = self.queued()
         try:
             data = engine.data_to_send(amount)
         except EngineError as error:
             self._fail(ConnectionFailed(ErrorCode.INTERNAL_ERROR, str(error)))
             return b""
+        if queued and self.queued() < queued:
+            # A part of a long answer: clients measure the connection by pings for as long as data keeps coming.
+            self._pings.forgive()
         events = engine.events()
         if events:
             self._handle(events)
@@ -584,6 +588,8 @@ class ServerConnection:
         self.failed = self.closed = True
         self._keepalive.stop()
         self._cancel_all()
+        self.last_words = b""
+        self.blocked.clear()
 
     def _fail(self, failure: ConnectionFailed) -> None:
         logger.debug("connection of %s ended: %s", self.peer, failure)

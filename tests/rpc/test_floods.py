@@ -257,6 +257,26 @@ def test_a_client_may_measure_the_connection_with_every_answer() -> None:
     assert not exchange.server.closed
 
 
+def test_a_client_may_measure_the_connection_while_a_long_answer_comes() -> None:
+    """grpc-go pings for the data of one answer, too: many times in a second, long before the answer ends."""
+    window = H2Limits(stream_window=65_535, connection_window=65_535)
+    exchange = Exchange({"Unary": Handler(lambda request, context: bytes(1 << 20))}, client_limits=window)
+    exchange.transfer()
+    stream_id = exchange.client.send_request(request_headers())
+    exchange.client.send_data(stream_id, bytes(5), end_stream=True)
+    received = 0
+    while stream_id not in exchange.trailers and received < 1000:
+        received += 1
+        ping(exchange)
+        credit = len(exchange.data.get(stream_id, b""))
+        if credit:
+            exchange.client.acknowledge(credit, stream_id)
+            exchange.data[stream_id] = b""
+    assert received > 10
+    assert not exchange.server.closed
+    assert exchange.status(stream_id) == (0, "")
+
+
 def test_answers_forgive_pings() -> None:
     exchange = Exchange({"Unary": Handler(lambda request, context: request)})
     for _ in range(50):

@@ -1,6 +1,7 @@
 """The server on real sockets, called by grpcio's client."""
 
 import asyncio
+import gc
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,8 @@ from grpc_health.v1._async import HealthServicer
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from grpc_reflection.v1alpha._async import ReflectionServicer
 
-from kvstore.rpc import Channel, Metadata, RpcError, Server, ServerOptions, StatusCode
+from kvstore.rpc import Channel, ChannelOptions, Metadata, RpcError, Server, ServerOptions, StatusCode
+from kvstore.rpc.server_connection import ServerConnection
 from tests.rpc.certificates import Authority
 from tests.rpc.harness import Text, eventually, grpcio_eof, pb2_grpc, serving, status_of, stub_of
 from tests.rpc.test_handlers import Servicer
@@ -272,3 +274,33 @@ def test_everything_runs_on_uvloop_too() -> None:
 
     runner: Callable[[Any], str] = uvloop.run
     assert runner(scenario()) == "coroutine 1000"
+
+
+class Long(Servicer):
+    """Answers with more than a client's window takes."""
+
+    def Unary(self, request: Any, context: Any) -> Any:
+        return Text(data=bytes(8 << 20)).SerializeToString()
+
+
+async def test_a_client_that_leaves_in_a_long_answer_leaves_nothing_behind() -> None:
+    """Not even until the collector comes, which in a server of many objects may take long."""
+
+    def connections() -> int:
+        return sum(isinstance(thing, ServerConnection) for thing in gc.get_objects())
+
+    gc.collect()
+    before = connections()
+    gc.disable()
+    try:
+        async with serving(Long()) as (server, port):
+            channel = Channel(f"127.0.0.1:{port}", options=ChannelOptions(stream_window=65_535))
+            stream = channel.stream("/rpctest.Echo/Unary")
+            stream.write(Text().SerializeToString())
+            stream.half_close()
+            await eventually(lambda: connections() > before)
+            await channel.close()
+            await eventually(lambda: server.connections == 0)
+            await eventually(lambda: connections() == before)
+    finally:
+        gc.enable()
