@@ -1,6 +1,6 @@
 """A group of members, its network and its disks, moved by one source of chance.
 
-A step is one small thing: a message arrives, a clock ticks, a disk finishes a write, a member crashes. What is not yet
+A step is one small thing: some messages arrive, clocks tick, a disk finishes a write, a member crashes. What is not yet
 synced when a member crashes is lost, except that a disk may have got further than it said.
 """
 

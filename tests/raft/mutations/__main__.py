@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import signal
 import sys
 from collections.abc import Sequence
@@ -18,6 +19,7 @@ from tests.raft.mutations.mutation import Mutation, MutationError
 from tests.raft.mutations.runner import SEEDS, Effort, Verdict, examine, fast_suite
 
 _NICENESS = 10
+_SCENARIO = re.compile(r"test_vectors.py::test_prints_what_the_scenario_expects\[(.*)\]")
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -74,7 +76,7 @@ def _told(verdict: Verdict) -> str:
 
 
 def _row(mutation: Mutation, verdict: Verdict) -> str:
-    test = verdict.test.removeprefix("tests/raft/").replace("test_prints_what_the_scenario_expects", "")
+    test = _SCENARIO.sub(r"scenarios/\1", verdict.test).removeprefix("tests/raft/")
     seed = "" if verdict.seed is None else verdict.seed
     return f"| `{mutation.id}` | {mutation.breaks} | {mutation.rule} | `{test}` | {seed} |"
 
