@@ -4,7 +4,9 @@ Clients on localhost:2379, 22379 and 32379; data under ./local-cluster, kept unt
 """
 
 import asyncio
+import shlex
 import signal
+import socket
 import sys
 import urllib.error
 import urllib.request
@@ -49,6 +51,19 @@ def command(place: Place) -> list[str]:
     ]
 
 
+def taken_ports() -> list[int]:
+    """Those of the cluster's ports that somebody else listens on."""
+    taken = []
+    for port in (port for place in PLACES for port in (place.client_port, place.peer_port)):
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                taken.append(port)
+    return taken
+
+
 async def start(place: Place) -> Process:
     # In a session of its own: Ctrl-C is then not sent to the members as well, who take a second signal as "at once".
     return await asyncio.create_subprocess_exec(*command(place), stdout=PIPE, stderr=STDOUT, start_new_session=True)
@@ -83,6 +98,8 @@ async def wait_until_ready() -> bool:
 
 
 async def announce() -> None:
+    for place in PLACES:
+        print(f"{place.name}: {shlex.join(command(place))}", flush=True)
     if not await wait_until_ready():
         print(f"not every member was ready within {READY_SECONDS:.0f} s", flush=True)
         return
@@ -109,6 +126,9 @@ async def main() -> int:
     stop = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    if taken := taken_ports():
+        print(f"in use already: {', '.join(map(str, taken))}; stop what listens there (make run?) first", flush=True)
+        return 1
     processes = [await start(place) for place in PLACES]
     relays = [asyncio.create_task(relay(*pair)) for pair in zip(PLACES, processes, strict=True)]
     announcement = asyncio.create_task(announce())
