@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from itertools import islice, repeat
+from multiprocessing import get_context
 
 from tests.simulation.world import World
 
@@ -49,9 +50,11 @@ def run_seeds(seeds: Iterable[int], steps: int = STEPS, processes: int | None = 
         yield from map(run_seed, seeds, repeat(steps))
         return
     pending = iter(seeds)
-    with ProcessPoolExecutor(processes or os.cpu_count()) as pool:
+    processes = processes or os.cpu_count() or 1
+    # Spawned, not forked: a child of a process with many objects would look through all of them for garbage.
+    with ProcessPoolExecutor(processes, get_context("spawn")) as pool:
         # In portions, so that stopping early does not leave a million tasks behind.
-        while portion := list(islice(pending, 64)):
+        while portion := list(islice(pending, 8 * processes)):
             yield from pool.map(run_seed, portion, [steps] * len(portion))
 
 
