@@ -67,11 +67,8 @@ async def test_a_full_store_raises_an_alarm_that_can_be_disarmed(make_cluster: C
     async with Client(member.endpoint) as client:
         assert (await client.maintenance.alarms()).alarms == ()
         assert (await client.maintenance.disarm_all()).alarms == ()
-        # How large the store is becomes known with a commit; until then a fast client gets more in.
         with pytest.raises(errors.NoSpace):
-            async with asyncio.timeout(30):
-                while True:
-                    await put_many(client, key)
+            await put_for_ever(client, key)
         async with asyncio.timeout(10):
             while not (raised := (await client.maintenance.alarms()).alarms):
                 pass
@@ -105,6 +102,13 @@ async def test_leadership_is_handed_over(make_cluster: ClusterFactory) -> None:
         async with asyncio.timeout(20):
             while (await client.maintenance.status(target.endpoint)).leader != target.id:
                 pass
+
+
+async def put_for_ever(client: Client, key: str) -> None:
+    # How large the store is becomes known with a commit; until then a fast client gets more in.
+    async with asyncio.timeout(30):
+        while True:
+            await put_many(client, key)
 
 
 async def put_many(client: Client, key: str) -> None:
