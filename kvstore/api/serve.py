@@ -21,7 +21,8 @@ from kvstore.api.register import register
 from kvstore.server.config import Config, Url
 from kvstore.server.member import Member
 from kvstore.server.metrics import CallMetrics, LoopLag, Metrics, collector_registry, publish_descriptors
-from kvstore.server.start import RunningMember, bind_host, start_member
+from kvstore.server.start import RunningMember, start_member
+from kvstore.server.surroundings import bind_host
 
 GRACE_SECONDS: Final = 3.0
 """Calls in flight may take that long when the member stops."""

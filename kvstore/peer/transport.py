@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Coroutine, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from typing import Final, Protocol
 from urllib.parse import urlsplit
 
@@ -18,7 +18,7 @@ from kvstore.peer.codec import encode_batch
 from kvstore.peer.identity import Caller
 from kvstore.peer.observer import PeerObserver, Unobserved
 from kvstore.peer.snapshot import Copy, outgoing
-from kvstore.rpc import Channel, ChannelOptions, ClientStream, Promise, RpcError, StatusCode
+from kvstore.rpc import Channel, ChannelOptions, Metadata, Promise, RpcError, StatusCode
 from raft.messages import Message, MessageType
 
 SERVICE: Final = "/kvstorepb.Peer/"
@@ -39,6 +39,42 @@ REFUSED_RETRY_SECONDS: Final = 2.0
 _REFUSALS: Final = frozenset(
     {StatusCode.FAILED_PRECONDITION, StatusCode.PERMISSION_DENIED, StatusCode.INVALID_ARGUMENT}
 )
+
+
+class PeerStream(Protocol):
+    """What is used of a ClientStream."""
+
+    @property
+    def writable(self) -> bool: ...
+    def write(self, message: bytes, /) -> object: ...
+    def drain(self) -> Awaitable[None]: ...
+    def half_close(self) -> None: ...
+    def read(self) -> Awaitable[object]: ...
+    def cancel(self) -> object: ...
+
+
+class PeerChannel(Protocol):
+    """What is used of a Channel."""
+
+    def unary(
+        self, method: str, request: bytes, *, metadata: Metadata = ..., timeout: float | None = ...
+    ) -> Promise[bytes]: ...
+    def stream(self, method: str, *, metadata: Metadata = ...) -> PeerStream: ...
+    async def close(self) -> None: ...
+
+
+OpenChannel = Callable[[str], PeerChannel]
+"""Opens a channel to the member at a peer URL."""
+
+
+def open_channel(url: str) -> Channel:
+    """A channel to the member at a peer URL; connects when it is used."""
+    return Channel(
+        urlsplit(url).netloc,
+        options=ChannelOptions(
+            connect_timeout=CALL_SECONDS, backoff_initial=0.1, backoff_max=1.0, keepalive_interval=5.0
+        ),
+    )
 
 
 class TransportOwner(Protocol):
@@ -84,7 +120,13 @@ class Link:
     """The way to one member. Reconnects for as long as it lives; tries the member's URLs in turn."""
 
     def __init__(
-        self, member: int, urls: Sequence[str], caller: Caller, owner: TransportOwner, observer: PeerObserver
+        self,
+        member: int,
+        urls: Sequence[str],
+        caller: Caller,
+        owner: TransportOwner,
+        observer: PeerObserver,
+        open_channel: OpenChannel,
     ) -> None:
         self.member = member
         self.urls = tuple(urls)
@@ -92,15 +134,16 @@ class Link:
         self._caller = caller
         self._owner = owner
         self._observer = observer
+        self._open_channel = open_channel
         self._loop = asyncio.get_running_loop()
-        self._stream: ClientStream | None = None
+        self._stream: PeerStream | None = None
         self._held: list[Message] = []
         self._sending_snapshot = False
         self._next_url = 0
         self._reason = ""
         self._closed = False
         self._log = structlog.get_logger("kvstore.peer")
-        self._channel = self._open_channel()
+        self._channel = self._next_channel()
         self._tasks: set[asyncio.Task[None]] = set()
         self._spawn(self._run())
         self._spawn(self._probe())
@@ -149,15 +192,10 @@ class Link:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    def _open_channel(self) -> Channel:
-        url = urlsplit(self.urls[self._next_url % len(self.urls)])
+    def _next_channel(self) -> PeerChannel:
+        url = self.urls[self._next_url % len(self.urls)]
         self._next_url += 1
-        return Channel(
-            url.netloc,
-            options=ChannelOptions(
-                connect_timeout=CALL_SECONDS, backoff_initial=0.1, backoff_max=1.0, keepalive_interval=5.0
-            ),
-        )
+        return self._open_channel(url)
 
     async def _run(self) -> None:
         while not self._closed:
@@ -179,7 +217,7 @@ class Link:
             await asyncio.sleep(REFUSED_RETRY_SECONDS if refused else RETRY_SECONDS)
             if len(self.urls) > 1:
                 await self._channel.close()
-                self._channel = self._open_channel()
+                self._channel = self._next_channel()
 
     async def _probe(self) -> None:
         while not self._closed:
@@ -195,7 +233,7 @@ class Link:
                 continue
             self._observer.round_trip(self.member, time.perf_counter() - began)
 
-    async def _drain(self, stream: ClientStream) -> None:
+    async def _drain(self, stream: PeerStream) -> None:
         try:
             await stream.drain()
         except RpcError:
@@ -219,7 +257,7 @@ class Link:
         if error is not None and error.code is StatusCode.PERMISSION_DENIED:
             self._owner.report_removed()
 
-    def _write(self, stream: ClientStream, messages: list[Message]) -> None:
+    def _write(self, stream: PeerStream, messages: list[Message]) -> None:
         data = encode_batch(messages)
         self.stats.sent_bytes += len(data)
         stream.write(data)
@@ -279,12 +317,18 @@ class Transport:
     """The links of one member."""
 
     def __init__(
-        self, cluster_id: int, member_id: int, owner: TransportOwner, observer: PeerObserver | None = None
+        self,
+        cluster_id: int,
+        member_id: int,
+        owner: TransportOwner,
+        observer: PeerObserver | None = None,
+        open_channel: OpenChannel = open_channel,
     ) -> None:
         self._cluster_id = cluster_id
         self._member_id = member_id
         self._owner = owner
         self._observer = observer or Unobserved()
+        self._open_channel = open_channel
         self._links: dict[int, Link] = {}
         self._closing: set[asyncio.Task[None]] = set()
 
@@ -296,7 +340,7 @@ class Transport:
         if link is not None:
             self.remove_member(member)
         caller = Caller(self._cluster_id, self._member_id, member)
-        self._links[member] = Link(member, urls, caller, self._owner, self._observer)
+        self._links[member] = Link(member, urls, caller, self._owner, self._observer, self._open_channel)
 
     def remove_member(self, member: int) -> None:
         """Send nothing more to a member."""
@@ -340,9 +384,9 @@ class Transport:
         await asyncio.gather(*(link.close() for link in links), *self._closing)
 
 
-async def ask_members(url: str) -> pb.MembersResponse:
+async def ask_members(url: str, open_channel: OpenChannel = open_channel) -> pb.MembersResponse:
     """Ask the member at a peer URL who belongs to its cluster. Raises RpcError."""
-    channel = Channel(urlsplit(url).netloc, options=ChannelOptions(connect_timeout=CALL_SECONDS))
+    channel = open_channel(url)
     try:
         encoded = await channel.unary(SERVICE + "Members", b"", timeout=CALL_SECONDS)
         return pb.MembersResponse.FromString(encoded)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import secrets
+import random
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -52,6 +52,7 @@ class MembershipChanges:
     connections: Connections
     leader: LeaderCalls
     now: Callable[[], float]
+    chance: random.Random
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
     promoted: int = 0
     promotions_refused: Counter[str] = field(default_factory=Counter)
@@ -64,7 +65,9 @@ class MembershipChanges:
             self._check_started(adding=1, removing=None)
             self._check_connected()
         token = self.config.initial_cluster_token
-        member = Member(ID=member_id(peer_urls, token, secrets.token_hex(8)), peerURLs=sorted(peer_urls))
+        member = Member(
+            ID=member_id(peer_urls, token, f"{self.chance.getrandbits(64):016x}"), peerURLs=sorted(peer_urls)
+        )
         member.isLearner = is_learner
         kind = ConfChangeType.ADD_LEARNER_NODE if is_learner else ConfChangeType.ADD_NODE
         await self._propose(kind, member)

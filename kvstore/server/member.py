@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import secrets
+import random
 from collections.abc import AsyncIterator, Callable, Generator, Iterator, Sequence
 from typing import Final, TypeVar
 
@@ -115,6 +115,7 @@ class Member:
         changes: MembershipChanges,
         maintenance: Maintenance,
         disk: Disk,
+        chance: random.Random,
     ) -> None:
         self.config = config
         self.id = member_id
@@ -130,6 +131,7 @@ class Member:
         self.proposer = proposer
         self.disk = disk
         self._headers = headers
+        self._chance = chance
         self._time = asyncio.get_running_loop().time
         self._call_soon = asyncio.get_running_loop().call_soon
         self._raising_no_space = False
@@ -256,7 +258,7 @@ class Member:
         if request.ID == 0:
             chosen = pb.LeaseGrantRequest(TTL=request.TTL)
             while chosen.ID == 0 or self.lessor.exists(chosen.ID):
-                chosen.ID = secrets.randbits(63)
+                chosen.ID = self._chance.getrandbits(63)
             request = chosen
         return self.proposer.propose("lease_grant", request)
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import secrets
+import random
 from collections.abc import Callable
+from functools import partial
 from typing import Final
 
 import structlog
@@ -14,16 +15,14 @@ from kvstore.mvcc.compaction import CompactionConfig
 from kvstore.mvcc.store import TABLES as STORE_TABLES
 from kvstore.mvcc.store import Store
 from kvstore.mvcc.watch import WatchConfig
-from kvstore.pb.peer_pb2_grpc import add_PeerServicer_to_server
 from kvstore.peer.service import PeerService
 from kvstore.peer.snapshot import Copy
 from kvstore.peer.transport import Transport, ask_members
-from kvstore.rpc import Server, ServerOptions
 from kvstore.server.apply import Applier
 from kvstore.server.bootstrap import Origin, check_owner, found_cluster, join_cluster
 from kvstore.server.changes import MembershipChanges
 from kvstore.server.compactor import Compactor, PeriodicCompactor, RevisionCompactor
-from kvstore.server.config import Config, Url
+from kvstore.server.config import Config
 from kvstore.server.disk import Disk
 from kvstore.server.leader_calls import LeaderCalls
 from kvstore.server.leases import LeaseKeeper
@@ -44,9 +43,8 @@ from kvstore.server.metrics import (
 from kvstore.server.proposals import Proposals
 from kvstore.server.ready_loop import ReadyLoop
 from kvstore.server.state import State
+from kvstore.server.surroundings import PeerServer, Surroundings
 from kvstore.server.telemetry import MeasuredReads, publish
-from kvstore.storage import backend as backend_module
-from kvstore.storage import wal as wal_module
 from kvstore.storage.backend import BackendOptions
 from kvstore.storage.batch import TableSpec, WriteStats
 from kvstore.storage.datadir import DataDirectory
@@ -63,9 +61,6 @@ MESSAGE_BYTES: Final = 1 << 20
 
 APPLY_BYTES: Final = 4 << 20
 """Entries applied before the loop looks at its connections again."""
-
-PEER_MESSAGE_BYTES: Final = 1 << 30
-"""What one message from a peer may hold: everything that was ready for it in a turn."""
 
 INFLIGHT_MESSAGES: Final = 512
 
@@ -108,7 +103,7 @@ class RunningMember:
     failed: resolved with what the member could not go on after.
     """
 
-    def __init__(self, lifecycle: Lifecycle, peer_server: Server, failed: asyncio.Future[BaseException]) -> None:
+    def __init__(self, lifecycle: Lifecycle, peer_server: PeerServer, failed: asyncio.Future[BaseException]) -> None:
         self.lifecycle = lifecycle
         self.member = lifecycle.member
         self.failed = failed
@@ -123,19 +118,26 @@ class RunningMember:
 class _Storage:
     """What a member stands on: its directory, log and state, opened."""
 
-    def __init__(self, config: Config, metrics: Metrics, disk: Disk, fail: Callable[[BaseException], None]) -> None:
+    def __init__(
+        self,
+        config: Config,
+        metrics: Metrics,
+        disk: Disk,
+        fail: Callable[[BaseException], None],
+        surroundings: Surroundings,
+    ) -> None:
         times = DiskTimes(metrics)
         self.directory = DataDirectory.open(config.data_dir, config.wal_dir)
         try:
             engine = EngineOptions(unsafe_no_fsync=config.unsafe_no_fsync)
             keep_open = self.directory.descriptors
-            self.wal = wal_module.open_with_process(
+            self.wal = surroundings.open_log(
                 self.directory.wal,
                 WalOptions(engine=engine),
                 _events("log", disk, fail, times.log_committed),
                 keep_open,
             )
-            self.backend = backend_module.open_with_process(
+            self.backend = surroundings.open_state(
                 self.directory.db,
                 TABLES,
                 BackendOptions(
@@ -173,10 +175,10 @@ def _events(
     return WriterEvents(full=full, recovered=recovered, failed=fail, committed=committed)
 
 
-async def start_member(config: Config, metrics: Metrics) -> RunningMember:
+async def start_member(config: Config, metrics: Metrics, surroundings: Surroundings | None = None) -> RunningMember:
     """Start a member and let its peers reach it; it serves clients once it is published.
 
-    metrics: where it publishes what is to be known of it.
+    metrics: where it publishes what is to be known of it. surroundings: what it has from outside; the real things.
 
     Raises ConfigError or BootstrapError for flags that do not fit, StorageError for data that cannot be used, OSError
     for an address that is taken.
@@ -187,14 +189,15 @@ async def start_member(config: Config, metrics: Metrics) -> RunningMember:
         if not failed.done():
             failed.set_result(error)
 
+    surroundings = surroundings or Surroundings()
     disk = Disk()
-    storage = _Storage(config, metrics, disk, fail)
+    storage = _Storage(config, metrics, disk, fail, surroundings)
     try:
-        identity, origin = await _identify(config, storage)
+        identity, origin = await _identify(config, storage, surroundings)
         await _reconciled(storage, failed)
         peer_times = PeerTimes(metrics)
-        lifecycle = _assemble(config, storage, identity, origin, disk, fail, metrics, peer_times)
-        peer_server = await _serve_peers(config, lifecycle, peer_times)
+        lifecycle = _assemble(config, storage, identity, origin, disk, fail, metrics, peer_times, surroundings)
+        peer_server = await surroundings.serve_peers(config, PeerService(lifecycle, peer_times))
     except BaseException:
         await storage.close()
         raise
@@ -205,7 +208,7 @@ async def start_member(config: Config, metrics: Metrics) -> RunningMember:
     return RunningMember(lifecycle, peer_server, failed)
 
 
-async def _identify(config: Config, storage: _Storage) -> tuple[Identity, Origin | None]:
+async def _identify(config: Config, storage: _Storage, surroundings: Surroundings) -> tuple[Identity, Origin | None]:
     """Who the member is, recorded on disk; and where it comes from, unless its log tells everything already."""
     known = storage.wal.identity
     if known is not None and storage.wal.last_index() > 0:
@@ -217,7 +220,7 @@ async def _identify(config: Config, storage: _Storage) -> tuple[Identity, Origin
     if config.initial_cluster_state == "new":
         origin = found_cluster(config)
     else:
-        origin = await join_cluster(config, ask_members)
+        origin = await join_cluster(config, partial(ask_members, open_channel=surroundings.open_channel))
     identity = Identity(origin.cluster_id, origin.member_id)
     storage.directory.check(identity)
     await storage.directory.record(storage, identity)
@@ -241,8 +244,9 @@ def _assemble(
     fail: Callable[[BaseException], None],
     metrics: Metrics,
     peer_times: PeerTimes,
+    surroundings: Surroundings,
 ) -> Lifecycle:
-    loop = asyncio.get_running_loop()
+    loop, chance = asyncio.get_running_loop(), surroundings.chance
     work_times = WorkTimes(metrics)
     headers = ResponseHeaders(identity.cluster_id, identity.member_id)
     lessor = Lessor(storage.backend, LessorConfig(min_ttl=min_ttl(config.election_timeout / 1000)))
@@ -271,19 +275,19 @@ def _assemble(
         copy_times=work_times.snapshot,
         watch_times=WatchTimes(metrics),
     )
-    node = RawNode(_raft_config(config, identity, storage.wal, state.applied))
+    node = RawNode(_raft_config(config, identity, storage.wal, state.applied, chance))
     if origin is not None and origin.founders is not None:
         node.bootstrap(origin.founders)
-    proposals = Proposals(identity.member_id, secrets.randbits(62), config.request_timeout)
+    proposals = Proposals(identity.member_id, chance.getrandbits(62), config.request_timeout)
     reads = MeasuredReads(
         identity.member_id,
-        secrets.randbits(62),
+        chance.getrandbits(62),
         node.read_index,
         config.request_timeout,
         times=RangeTimes(metrics, lambda: store.ranges),
     )
     parts = _Late()
-    transport = Transport(identity.cluster_id, identity.member_id, parts, peer_times)
+    transport = Transport(identity.cluster_id, identity.member_id, parts, peer_times, surroundings.open_channel)
     ready_loop = ReadyLoop(
         node=node,
         member_id=identity.member_id,
@@ -324,12 +328,22 @@ def _assemble(
         reads=reads,
         leases=LeaseKeeper(lessor, proposer, leader, lambda waiter: member.confirm(waiter)),
         changes=MembershipChanges(
-            config, identity.member_id, ready_loop, proposals, applier, state.membership, transport, leader, loop.time
+            config,
+            identity.member_id,
+            ready_loop,
+            proposals,
+            applier,
+            state.membership,
+            transport,
+            leader,
+            loop.time,
+            chance,
         ),
         maintenance=Maintenance(
             config, identity.member_id, state, ready_loop, proposer, lambda: member.header_message(), disk, work_times
         ),
         disk=disk,
+        chance=chance,
     )
     parts.lifecycle = Lifecycle(
         config=config,
@@ -364,7 +378,7 @@ class _Late:
         return await self.lifecycle.copy_state()
 
 
-def _raft_config(config: Config, identity: Identity, wal: Wal, applied: int) -> RaftConfig:
+def _raft_config(config: Config, identity: Identity, wal: Wal, applied: int, chance: random.Random) -> RaftConfig:
     return RaftConfig(
         id=identity.member_id,
         election_tick=config.election_ticks,
@@ -379,6 +393,7 @@ def _raft_config(config: Config, identity: Identity, wal: Wal, applied: int) -> 
         check_quorum=True,
         pre_vote=config.pre_vote,
         logger=_RaftLogger(),
+        random_source=chance,
     )
 
 
@@ -388,17 +403,3 @@ def _compactor(config: Config) -> Compactor | None:
     if config.auto_compaction_mode == "revision":
         return RevisionCompactor(int(config.auto_compaction_retention))
     return PeriodicCompactor(config.auto_compaction_retention)
-
-
-async def _serve_peers(config: Config, lifecycle: Lifecycle, times: PeerTimes) -> Server:
-    server = Server(ServerOptions(max_receive_bytes=PEER_MESSAGE_BYTES, keepalive_min_time=1.0))
-    add_PeerServicer_to_server(PeerService(lifecycle, times), server)  # type: ignore[no-untyped-call]
-    for url in config.listen_peer_urls:
-        await server.listen(bind_host(url), url.port, reuse_port=config.socket_reuse_port)
-    return server
-
-
-def bind_host(url: Url) -> str | None:
-    """The address to listen on; None for all."""
-    # One address for localhost: a machine without IPv6 may still name ::1 so, and it could not be bound.
-    return "127.0.0.1" if url.host == "localhost" else url.host or None
