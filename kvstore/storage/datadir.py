@@ -13,6 +13,9 @@ enough: the state is written before the log when a member begins and when a snap
 - The log has an identity and the state has none: somebody has removed the state. Refuse.
 - A file in incoming/, or a copy beside the state that was not put in its place: delete it.
 - The state is ahead of the log: a snapshot was put in place and the log not started over. Wal.reconcile() does it.
+- Log and state are of different formats: an upgrade of the directory was interrupted. Do its last step again.
+
+A directory that is refused is not changed, not even by the note of who has locked it.
 
 Knows no raft and no cluster: identities are numbers that come from outside.
 """
@@ -23,6 +26,8 @@ import fcntl
 import os
 import shutil
 import time
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Protocol
 
@@ -31,11 +36,14 @@ import lmdb
 from kvstore.storage.backend import Backend
 from kvstore.storage.engine import LEFTOVERS, sync_directory
 from kvstore.storage.errors import CorruptStore, DataDirLocked, StorageError
+from kvstore.storage.formats import FORMATS, Formats
 from kvstore.storage.meta import (
     APPLIED_KEY,
     META,
     Identity,
+    MetaReader,
     check_identity,
+    decode_format,
     decode_identity,
     decode_position,
 )
@@ -72,24 +80,43 @@ class DataDirectory:
         self._locks = locks
 
     @classmethod
-    def open(cls, path: str | Path, wal_path: str | Path | None = None, lock_timeout: float = 5.0) -> DataDirectory:
-        """Lock a data directory, making it if need be, and put right what a crash has left.
+    def open(
+        cls,
+        path: str | Path,
+        wal_path: str | Path | None = None,
+        lock_timeout: float = 5.0,
+        *,
+        formats: Formats = FORMATS,
+        accept: Callable[[MetaReader], None] | None = None,
+    ) -> DataDirectory:
+        """Lock a data directory, making it if need be, put right what a crash has left, and bring it to the newest
+        format.
 
         lock_timeout: seconds to wait for the lock. A member that died may have left a writer that finishes its last
-        batch; blocks for so long. Raises DataDirLocked, CorruptStore, FormatTooNew, or StorageError where the
-        operating system refuses.
+        batch; blocks for so long. accept: is shown the state's meta table, if there is one, before anything is changed,
+        and may raise to refuse it. Raises DataDirLocked, CorruptStore, FormatTooNew, FormatTooOld, what accept raises,
+        or StorageError where the operating system refuses.
         """
         path = Path(path).absolute()
         member = path / MEMBER
         wal = Path(wal_path).absolute() if wal_path else member / "wal"
         directory = cls(path, wal, [])
         try:
-            for each in (path, member, wal, directory.db, directory.incoming):
-                each.mkdir(mode=0o700, parents=True, exist_ok=True)
+            path.mkdir(mode=0o700, parents=True, exist_ok=True)
             for locked in [member] if wal.parent == member else [member, wal]:
+                locked.mkdir(mode=0o700, parents=True, exist_ok=True)
                 directory._locks.append(_lock(locked / _LOCK, lock_timeout))
+            log, state = _peek(wal, _anything), _peek(directory.db, accept or _anything)
+            directory._identify(log, state, formats)
+            for lock in directory._locks:
+                _sign(lock)
+            for each in (wal, directory.db, directory.incoming):
+                each.mkdir(mode=0o700, parents=True, exist_ok=True)
             directory._remove_leftovers()
-            directory._identify()
+            if directory.identity is None:
+                directory._start_over()
+            else:
+                formats.upgrade(min(log.format, state.format), wal, directory.db)
         except OSError as error:
             directory.close()
             raise StorageError(f"the data directory {path} cannot be used: {error}") from error
@@ -131,15 +158,13 @@ class DataDirectory:
             for name in LEFTOVERS:
                 (directory / name).unlink(missing_ok=True)
 
-    def _identify(self) -> None:
-        log, state = _peek(self.wal), _peek(self.db)
+    def _identify(self, log: _Found, state: _Found, formats: Formats) -> None:
         if log.identity is None:
             if state.applied:
                 raise CorruptStore(
                     f"{self.wal}: there is no log, but the state in {self.db} is that of entry {state.applied}; "
                     "put the log back, or remove this member from the cluster and add it again with an empty directory"
                 )
-            self._start_over()
             return
         if state.identity is None:
             raise CorruptStore(
@@ -147,6 +172,7 @@ class DataDirectory:
                 "put the state back, or remove this member from the cluster and add it again with an empty directory"
             )
         check_identity(state.identity, log.identity, self.db)
+        formats.check(min(log.format, state.format), self.path)
         self.identity = log.identity
 
     def _start_over(self) -> None:
@@ -158,16 +184,21 @@ class DataDirectory:
             sync_directory(directory.parent)
 
 
+@dataclass(frozen=True, slots=True)
 class _Found:
     """What an environment says of itself before it is opened in earnest. Nothing if it is not there."""
 
-    def __init__(self, identity: Identity | None = None, applied: int = 0) -> None:
-        self.identity = identity
-        self.applied = applied
+    identity: Identity | None = None
+    format: int = 0
+    applied: int = 0
 
 
-def _peek(path: Path) -> _Found:
-    """Look into an environment that nobody has open."""
+def _anything(_: MetaReader) -> None:
+    """Accepts every environment."""
+
+
+def _peek(path: Path, accept: Callable[[MetaReader], None]) -> _Found:
+    """Look into an environment that nobody has open, without changing anything."""
     data = path / DATA_FILE
     # A file without a byte is one that LMDB had just made.
     if not data.exists() or not data.stat().st_size:
@@ -180,7 +211,10 @@ def _peek(path: Path) -> _Found:
             except lmdb.NotFoundError:
                 return _Found()
             with env.begin(db=table) as txn:
-                return _Found(decode_identity(txn, path), decode_position(txn.get(APPLIED_KEY)).index)
+                identity = decode_identity(txn, path)
+                if identity is not None:
+                    accept(txn)
+                return _Found(identity, decode_format(txn, path) or 0, decode_position(txn.get(APPLIED_KEY)).index)
     except lmdb.Error as error:
         raise CorruptStore(f"{data}: {error}; restore the member from a snapshot") from error
 
@@ -205,6 +239,10 @@ def _lock(path: Path, timeout: float) -> int:
             os.close(descriptor)
             raise
         else:
-            os.truncate(descriptor, 0)
-            os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
             return descriptor
+
+
+def _sign(lock: int) -> None:
+    """Note in a lock's file who holds it."""
+    os.truncate(lock, 0)
+    os.pwrite(lock, f"{os.getpid()}\n".encode(), 0)

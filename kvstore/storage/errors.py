@@ -18,6 +18,14 @@ class FormatTooNew(StorageError):
     """The directory was written by a later version in a format that this one does not know."""
 
 
+class FormatTooOld(StorageError):
+    """The directory was written by so early a version that this one has no way from its format to the present one."""
+
+
+class ProtocolTooOld(StorageError):
+    """What is stored counts on a version of the protocol between members that this member does not speak."""
+
+
 class IdentityMismatch(StorageError):
     """The directory belongs to another cluster or another member."""
 

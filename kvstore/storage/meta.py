@@ -18,7 +18,8 @@ META: Final = TableSpec("meta")
 """Every environment has this table."""
 
 FORMAT: Final = 1
-"""Version of everything that is stored: tables, keys, values. Raised when an older version could not read it."""
+"""Version of everything that is stored: tables, keys, values. Raised when an older version could not read it; then
+formats.py must say how a directory of the format before becomes one of this."""
 
 FORMAT_KEY: Final = b"format"
 CLUSTER_KEY: Final = b"cluster_id"
@@ -76,12 +77,24 @@ def decode_identity(meta: MetaReader, path: object) -> Identity | None:
     if version > FORMAT:
         raise FormatTooNew(
             f"{path}: written in format {version}, and this version of kvstore reads formats up to {FORMAT}; "
-            "use the version that wrote it, or a later one"
+            "use the version that wrote it, or a later one. To go on with this version, remove the member from its "
+            "cluster and add it again with an empty directory, or restore a snapshot that this version has saved"
         )
     cluster, member = meta.get(CLUSTER_KEY), meta.get(MEMBER_KEY)
     if cluster is None or member is None:
         raise CorruptStore(f"{path}: has a format but no identity; restore the member from a snapshot")
     return Identity(_number(cluster, path), _number(member, path))
+
+
+def decode_format(meta: MetaReader, path: object) -> int | None:
+    """The format the environment was written in; None if nothing is in it. Raises CorruptStore."""
+    stored = meta.get(FORMAT_KEY)
+    return None if stored is None else _number(stored, path)
+
+
+def encode_format(version: int) -> bytes:
+    """The value of FORMAT_KEY."""
+    return _NUMBER.pack(version)
 
 
 def check_identity(found: Identity, expected: Identity, path: object) -> None:
