@@ -5,7 +5,6 @@ nothing here yet is refused by name when it is set to anything but its default: 
 would be worse than one that does not start.
 """
 
-import difflib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -161,6 +160,12 @@ GROUPS: Final[Mapping[str, tuple[Flag, ...]]] = {
         Flag("pre-vote", "true", "Ask before an election whether it could be won.", parse_bool),
         Flag("max-learners", "1", "Learners that a cluster may have.", parse_integer),
         Flag(
+            "max-protocol-version",
+            "0",
+            "Highest version of the protocol between members to speak; 0 is the highest known. Not a flag of etcd.",
+            parse_integer,
+        ),
+        Flag(
             "auto-compaction-retention",
             "0",
             "History to keep: a duration (hours if without unit) or a number of revisions; 0 keeps all.",
@@ -286,6 +291,8 @@ class UnknownFlag(Exception):
     """No flag has this name. place: where it was given, as part of a sentence."""
 
     def __init__(self, name: str, place: str) -> None:
+        import difflib  # here, for a member that starts needs none
+
         near = difflib.get_close_matches(name, FLAGS, n=3)
         hint = f"; did you mean {' or '.join(near)}?" if near else ""
         super().__init__(f"unknown flag {name!r} {place}{hint}")

@@ -35,6 +35,11 @@ class MemberHealth:
         await self._member.range(ONE_KEY_HERE if serializable else ONE_KEY)
 
     def versions(self) -> Mapping[str, str]:
-        """Versions of the server, of what the cluster agreed on, and of the format on disk."""
+        """Versions of the API here and in the cluster, of the format on disk, and of the protocol between members."""
         status = self._member.status()
-        return {"etcdserver": status.version, "etcdcluster": status.version, "storage": status.storageVersion}
+        return {
+            "etcdserver": status.version,
+            "etcdcluster": status.version,
+            "storage": status.storageVersion,
+            "protocol": str(self._member.state.version.current),
+        }

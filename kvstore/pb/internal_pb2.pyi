@@ -64,6 +64,7 @@ class InternalRequest(_message.Message):
     ALARM_FIELD_NUMBER: _builtins.int
     MEMBER_ATTRIBUTES_FIELD_NUMBER: _builtins.int
     NOOP_FIELD_NUMBER: _builtins.int
+    CLUSTER_VERSION_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def put(self) -> _rpc_pb2.PutRequest: ...
     @_builtins.property
@@ -86,6 +87,8 @@ class InternalRequest(_message.Message):
     def noop(self) -> Global___Noop:
         """Never an effect: a batch of this kind is proposed to learn that the log moves."""
 
+    @_builtins.property
+    def cluster_version(self) -> Global___ClusterVersion: ...
     def __init__(
         self,
         *,
@@ -99,12 +102,13 @@ class InternalRequest(_message.Message):
         alarm: _rpc_pb2.AlarmRequest | None = ...,
         member_attributes: Global___MemberAttributes | None = ...,
         noop: Global___Noop | None = ...,
+        cluster_version: Global___ClusterVersion | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["alarm", b"alarm", "compaction", b"compaction", "delete_range", b"delete_range", "lease_checkpoint", b"lease_checkpoint", "lease_grant", b"lease_grant", "lease_revoke", b"lease_revoke", "member_attributes", b"member_attributes", "noop", b"noop", "put", b"put", "request", b"request", "txn", b"txn"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["alarm", b"alarm", "cluster_version", b"cluster_version", "compaction", b"compaction", "delete_range", b"delete_range", "lease_checkpoint", b"lease_checkpoint", "lease_grant", b"lease_grant", "lease_revoke", b"lease_revoke", "member_attributes", b"member_attributes", "noop", b"noop", "put", b"put", "request", b"request", "txn", b"txn"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["alarm", b"alarm", "compaction", b"compaction", "delete_range", b"delete_range", "lease_checkpoint", b"lease_checkpoint", "lease_grant", b"lease_grant", "lease_revoke", b"lease_revoke", "member_attributes", b"member_attributes", "noop", b"noop", "put", b"put", "request", b"request", "txn", b"txn"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["alarm", b"alarm", "cluster_version", b"cluster_version", "compaction", b"compaction", "delete_range", b"delete_range", "lease_checkpoint", b"lease_checkpoint", "lease_grant", b"lease_grant", "lease_revoke", b"lease_revoke", "member_attributes", b"member_attributes", "noop", b"noop", "put", b"put", "request", b"request", "txn", b"txn"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_request: _TypeAlias = _typing.Literal["put", "delete_range", "txn", "compaction", "lease_grant", "lease_revoke", "lease_checkpoint", "alarm", "member_attributes", "noop"]  # noqa: Y015
+    _WhichOneofReturnType_request: _TypeAlias = _typing.Literal["put", "delete_range", "txn", "compaction", "lease_grant", "lease_revoke", "lease_checkpoint", "alarm", "member_attributes", "noop", "cluster_version"]  # noqa: Y015
     _WhichOneofArgType_request: _TypeAlias = _typing.Literal["request", b"request"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_request) -> _WhichOneofReturnType_request | None: ...
 
@@ -152,6 +156,27 @@ class Noop(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Noop: _TypeAlias = Noop  # noqa: Y015
+
+@_typing.final
+class ClusterVersion(_message.Message):
+    """Every member speaks this version of the peer protocol, and from here on each may count on that of all others."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VERSION_FIELD_NUMBER: _builtins.int
+    version: _builtins.int
+    def __init__(
+        self,
+        *,
+        version: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ClusterVersion: _TypeAlias = ClusterVersion  # noqa: Y015
 
 @_typing.final
 class MemberChange(_message.Message):

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from kvstore.pb import rpc_pb2 as kvstore_dot_pb_dot_rpc__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x15kvstore/pb/peer.proto\x12\tkvstorepb\x1a\x14kvstore/pb/rpc.proto\"@\n\x05\x45ntry\x12\x0c\n\x04term\x18\x01 \x01(\x04\x12\r\n\x05index\x18\x02 \x01(\x04\x12\x0c\n\x04type\x18\x03 \x01(\x05\x12\x0c\n\x04\x64\x61ta\x18\x04 \x01(\x0c\"q\n\tConfState\x12\x0e\n\x06voters\x18\x01 \x03(\x04\x12\x10\n\x08learners\x18\x02 \x03(\x04\x12\x17\n\x0fvoters_outgoing\x18\x03 \x03(\x04\x12\x15\n\rlearners_next\x18\x04 \x03(\x04\x12\x12\n\nauto_leave\x18\x05 \x01(\x08\"Y\n\x10SnapshotMetadata\x12(\n\nconf_state\x18\x01 \x01(\x0b\x32\x14.kvstorepb.ConfState\x12\r\n\x05index\x18\x02 \x01(\x04\x12\x0c\n\x04term\x18\x03 \x01(\x04\"\x8a\x02\n\x0bRaftMessage\x12\x0c\n\x04type\x18\x01 \x01(\x05\x12\n\n\x02to\x18\x02 \x01(\x04\x12\x0c\n\x04\x66rom\x18\x03 \x01(\x04\x12\x0c\n\x04term\x18\x04 \x01(\x04\x12\x10\n\x08log_term\x18\x05 \x01(\x04\x12\r\n\x05index\x18\x06 \x01(\x04\x12!\n\x07\x65ntries\x18\x07 \x03(\x0b\x32\x10.kvstorepb.Entry\x12\x0e\n\x06\x63ommit\x18\x08 \x01(\x04\x12-\n\x08snapshot\x18\t \x01(\x0b\x32\x1b.kvstorepb.SnapshotMetadata\x12\x0e\n\x06reject\x18\n \x01(\x08\x12\x13\n\x0breject_hint\x18\x0b \x01(\x04\x12\x0f\n\x07\x63ontext\x18\x0c \x01(\x0c\x12\x0c\n\x04vote\x18\r \x01(\x04\"8\n\x0cMessageBatch\x12(\n\x08messages\x18\x01 \x03(\x0b\x32\x16.kvstorepb.RaftMessage\"\x12\n\x10MessagesResponse\"\x84\x01\n\rSnapshotChunk\x12+\n\x06header\x18\x01 \x01(\x0b\x32\x19.kvstorepb.SnapshotHeaderH\x00\x12\x0e\n\x04\x64\x61ta\x18\x02 \x01(\x0cH\x00\x12-\n\x07trailer\x18\x03 \x01(\x0b\x32\x1a.kvstorepb.SnapshotTrailerH\x00\x42\x07\n\x05\x63hunk\"Q\n\x0eSnapshotHeader\x12\'\n\x07message\x18\x01 \x01(\x0b\x32\x16.kvstorepb.RaftMessage\x12\x16\n\x0e\x66ormat_version\x18\x02 \x01(\r\"/\n\x0fSnapshotTrailer\x12\x0c\n\x04size\x18\x01 \x01(\x04\x12\x0e\n\x06sha256\x18\x02 \x01(\x0c\"\x10\n\x0eSnapshotResult\"\x10\n\x0eMembersRequest\"L\n\x0fMembersResponse\x12\x12\n\ncluster_id\x18\x01 \x01(\x04\x12%\n\x07members\x18\x02 \x03(\x0b\x32\x14.etcdserverpb.Member2\xaf\x04\n\x04Peer\x12\x42\n\x08Messages\x12\x17.kvstorepb.MessageBatch\x1a\x1b.kvstorepb.MessagesResponse(\x01\x12\x45\n\x0cSendSnapshot\x12\x18.kvstorepb.SnapshotChunk\x1a\x19.kvstorepb.SnapshotResult(\x01\x12@\n\x07Members\x12\x19.kvstorepb.MembersRequest\x1a\x1a.kvstorepb.MembersResponse\x12[\n\x0eLeaseKeepAlive\x12#.etcdserverpb.LeaseKeepAliveRequest\x1a$.etcdserverpb.LeaseKeepAliveResponse\x12^\n\x0fLeaseTimeToLive\x12$.etcdserverpb.LeaseTimeToLiveRequest\x1a%.etcdserverpb.LeaseTimeToLiveResponse\x12X\n\rMemberPromote\x12\".etcdserverpb.MemberPromoteRequest\x1a#.etcdserverpb.MemberPromoteResponse\x12\x43\n\x06HashKV\x12\x1b.etcdserverpb.HashKVRequest\x1a\x1c.etcdserverpb.HashKVResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x15kvstore/pb/peer.proto\x12\tkvstorepb\x1a\x14kvstore/pb/rpc.proto\"@\n\x05\x45ntry\x12\x0c\n\x04term\x18\x01 \x01(\x04\x12\r\n\x05index\x18\x02 \x01(\x04\x12\x0c\n\x04type\x18\x03 \x01(\x05\x12\x0c\n\x04\x64\x61ta\x18\x04 \x01(\x0c\"q\n\tConfState\x12\x0e\n\x06voters\x18\x01 \x03(\x04\x12\x10\n\x08learners\x18\x02 \x03(\x04\x12\x17\n\x0fvoters_outgoing\x18\x03 \x03(\x04\x12\x15\n\rlearners_next\x18\x04 \x03(\x04\x12\x12\n\nauto_leave\x18\x05 \x01(\x08\"Y\n\x10SnapshotMetadata\x12(\n\nconf_state\x18\x01 \x01(\x0b\x32\x14.kvstorepb.ConfState\x12\r\n\x05index\x18\x02 \x01(\x04\x12\x0c\n\x04term\x18\x03 \x01(\x04\"\x8a\x02\n\x0bRaftMessage\x12\x0c\n\x04type\x18\x01 \x01(\x05\x12\n\n\x02to\x18\x02 \x01(\x04\x12\x0c\n\x04\x66rom\x18\x03 \x01(\x04\x12\x0c\n\x04term\x18\x04 \x01(\x04\x12\x10\n\x08log_term\x18\x05 \x01(\x04\x12\r\n\x05index\x18\x06 \x01(\x04\x12!\n\x07\x65ntries\x18\x07 \x03(\x0b\x32\x10.kvstorepb.Entry\x12\x0e\n\x06\x63ommit\x18\x08 \x01(\x04\x12-\n\x08snapshot\x18\t \x01(\x0b\x32\x1b.kvstorepb.SnapshotMetadata\x12\x0e\n\x06reject\x18\n \x01(\x08\x12\x13\n\x0breject_hint\x18\x0b \x01(\x04\x12\x0f\n\x07\x63ontext\x18\x0c \x01(\x0c\x12\x0c\n\x04vote\x18\r \x01(\x04\"Z\n\x0cMessageBatch\x12(\n\x08messages\x18\x01 \x03(\x0b\x32\x16.kvstorepb.RaftMessage\x12\x0e\n\x06sealed\x18\x02 \x01(\x0c\x12\x10\n\x08\x63hecksum\x18\x03 \x01(\x07\"\x12\n\x10MessagesResponse\"\x84\x01\n\rSnapshotChunk\x12+\n\x06header\x18\x01 \x01(\x0b\x32\x19.kvstorepb.SnapshotHeaderH\x00\x12\x0e\n\x04\x64\x61ta\x18\x02 \x01(\x0cH\x00\x12-\n\x07trailer\x18\x03 \x01(\x0b\x32\x1a.kvstorepb.SnapshotTrailerH\x00\x42\x07\n\x05\x63hunk\"Q\n\x0eSnapshotHeader\x12\'\n\x07message\x18\x01 \x01(\x0b\x32\x16.kvstorepb.RaftMessage\x12\x16\n\x0e\x66ormat_version\x18\x02 \x01(\r\"/\n\x0fSnapshotTrailer\x12\x0c\n\x04size\x18\x01 \x01(\x04\x12\x0e\n\x06sha256\x18\x02 \x01(\x0c\"\x10\n\x0eSnapshotResult\"\x10\n\x0eMembersRequest\"L\n\x0fMembersResponse\x12\x12\n\ncluster_id\x18\x01 \x01(\x04\x12%\n\x07members\x18\x02 \x03(\x0b\x32\x14.etcdserverpb.Member2\xaf\x04\n\x04Peer\x12\x42\n\x08Messages\x12\x17.kvstorepb.MessageBatch\x1a\x1b.kvstorepb.MessagesResponse(\x01\x12\x45\n\x0cSendSnapshot\x12\x18.kvstorepb.SnapshotChunk\x1a\x19.kvstorepb.SnapshotResult(\x01\x12@\n\x07Members\x12\x19.kvstorepb.MembersRequest\x1a\x1a.kvstorepb.MembersResponse\x12[\n\x0eLeaseKeepAlive\x12#.etcdserverpb.LeaseKeepAliveRequest\x1a$.etcdserverpb.LeaseKeepAliveResponse\x12^\n\x0fLeaseTimeToLive\x12$.etcdserverpb.LeaseTimeToLiveRequest\x1a%.etcdserverpb.LeaseTimeToLiveResponse\x12X\n\rMemberPromote\x12\".etcdserverpb.MemberPromoteRequest\x1a#.etcdserverpb.MemberPromoteResponse\x12\x43\n\x06HashKV\x12\x1b.etcdserverpb.HashKVRequest\x1a\x1c.etcdserverpb.HashKVResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -41,21 +41,21 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_RAFTMESSAGE']._serialized_start=331
   _globals['_RAFTMESSAGE']._serialized_end=597
   _globals['_MESSAGEBATCH']._serialized_start=599
-  _globals['_MESSAGEBATCH']._serialized_end=655
-  _globals['_MESSAGESRESPONSE']._serialized_start=657
-  _globals['_MESSAGESRESPONSE']._serialized_end=675
-  _globals['_SNAPSHOTCHUNK']._serialized_start=678
-  _globals['_SNAPSHOTCHUNK']._serialized_end=810
-  _globals['_SNAPSHOTHEADER']._serialized_start=812
-  _globals['_SNAPSHOTHEADER']._serialized_end=893
-  _globals['_SNAPSHOTTRAILER']._serialized_start=895
-  _globals['_SNAPSHOTTRAILER']._serialized_end=942
-  _globals['_SNAPSHOTRESULT']._serialized_start=944
-  _globals['_SNAPSHOTRESULT']._serialized_end=960
-  _globals['_MEMBERSREQUEST']._serialized_start=962
-  _globals['_MEMBERSREQUEST']._serialized_end=978
-  _globals['_MEMBERSRESPONSE']._serialized_start=980
-  _globals['_MEMBERSRESPONSE']._serialized_end=1056
-  _globals['_PEER']._serialized_start=1059
-  _globals['_PEER']._serialized_end=1618
+  _globals['_MESSAGEBATCH']._serialized_end=689
+  _globals['_MESSAGESRESPONSE']._serialized_start=691
+  _globals['_MESSAGESRESPONSE']._serialized_end=709
+  _globals['_SNAPSHOTCHUNK']._serialized_start=712
+  _globals['_SNAPSHOTCHUNK']._serialized_end=844
+  _globals['_SNAPSHOTHEADER']._serialized_start=846
+  _globals['_SNAPSHOTHEADER']._serialized_end=927
+  _globals['_SNAPSHOTTRAILER']._serialized_start=929
+  _globals['_SNAPSHOTTRAILER']._serialized_end=976
+  _globals['_SNAPSHOTRESULT']._serialized_start=978
+  _globals['_SNAPSHOTRESULT']._serialized_end=994
+  _globals['_MEMBERSREQUEST']._serialized_start=996
+  _globals['_MEMBERSREQUEST']._serialized_end=1012
+  _globals['_MEMBERSRESPONSE']._serialized_start=1014
+  _globals['_MEMBERSRESPONSE']._serialized_end=1090
+  _globals['_PEER']._serialized_start=1093
+  _globals['_PEER']._serialized_end=1652
 # @@protoc_insertion_point(module_scope)

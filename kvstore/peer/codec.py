@@ -5,7 +5,10 @@ The only place that knows both.
 
 from __future__ import annotations
 
+from zlib import crc32
+
 from kvstore.pb import peer_pb2 as pb
+from kvstore.wire import length_delimited
 from raft.messages import ConfState, Entry, EntryType, Message, MessageType, Snapshot, SnapshotMetadata
 
 _LOCAL = frozenset(
@@ -28,8 +31,15 @@ _ENTRY_TYPES = tuple(EntryType)
 _MESSAGE_TYPES = tuple(MessageType)
 
 
+_CHECKSUM_TAG = b"\x1d"
+
+
 class MalformedMessage(ValueError):
     """A peer sent something that is no raft message."""
+
+
+class DamagedBatch(MalformedMessage):
+    """A batch is not what its sender has sent."""
 
 
 def encode_conf_state(state: ConfState) -> pb.ConfState:
@@ -85,6 +95,9 @@ def decode_message(message: pb.RaftMessage) -> Message:
     """The inverse of encode_message. Raises MalformedMessage for types that do not exist or never come from a peer."""
     if message.type in _LOCAL:
         raise MalformedMessage(f"message type {message.type} does not come from a peer")
+    # A negative one would be looked up from the end.
+    if message.type < 0 or any(entry.type < 0 for entry in message.entries):
+        raise MalformedMessage("a negative type")
     try:
         snapshot = None
         if message.HasField("snapshot"):
@@ -113,6 +126,20 @@ def decode_message(message: pb.RaftMessage) -> Message:
 def encode_batch(messages: list[Message]) -> bytes:
     """All messages that were ready for one peer, as one MessageBatch."""
     return pb.MessageBatch(messages=[encode_message(message) for message in messages]).SerializeToString()
+
+
+def seal(batch: bytes) -> bytes:
+    """A MessageBatch that holds an encoded one with its checksum (protocol version 2)."""
+    return length_delimited(2, batch) + _CHECKSUM_TAG + crc32(batch).to_bytes(4, "little")
+
+
+def unseal(batch: pb.MessageBatch) -> pb.MessageBatch:
+    """The batch inside, or the batch itself if it is not sealed. Raises DamagedBatch."""
+    if not batch.sealed:
+        return batch
+    if crc32(batch.sealed) != batch.checksum:
+        raise DamagedBatch(f"{len(batch.sealed)} bytes of messages arrived damaged: their checksum is wrong")
+    return pb.MessageBatch.FromString(batch.sealed)
 
 
 def decode_batch(batch: pb.MessageBatch) -> list[Message]:

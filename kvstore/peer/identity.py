@@ -10,10 +10,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
+from kvstore.peer.versions import LOWEST, NEWEST, Versions
 from kvstore.rpc import RpcError, StatusCode
-
-PROTOCOL_VERSIONS: Final = (1, 1)
-"""Lowest and highest version of the peer protocol that this build speaks."""
 
 _CLUSTER: Final = "kvstore-cluster-id"
 _FROM: Final = "kvstore-from"
@@ -28,7 +26,7 @@ class Caller:
     cluster_id: int
     from_: int
     to: int
-    versions: tuple[int, int] = PROTOCOL_VERSIONS
+    versions: Versions = (LOWEST, NEWEST)
 
     def metadata(self) -> tuple[tuple[str, str], ...]:
         """As it is sent."""
@@ -52,15 +50,37 @@ class Caller:
             raise RpcError(StatusCode.INVALID_ARGUMENT, "not a call from a member of a kvstore cluster") from error
 
 
-def check(caller: Caller, cluster_id: int, member_id: int) -> None:
+def check(caller: Caller, cluster_id: int, member_id: int, spoken: Versions) -> None:
     """Raise RpcError unless the caller means this member of this cluster and speaks a common protocol version."""
     if caller.cluster_id not in (0, cluster_id):
         raise RpcError(StatusCode.FAILED_PRECONDITION, "etcdserver: cluster ID mismatch")
     if caller.to not in (0, member_id):
         message = f"this is member {member_id:x}, not {caller.to:x}: check --initial-advertise-peer-urls"
         raise RpcError(StatusCode.FAILED_PRECONDITION, message)
-    low, high = PROTOCOL_VERSIONS
-    if caller.versions[0] > high or caller.versions[1] < low:
-        theirs = "{} to {}".format(*caller.versions)
-        message = f"no common peer protocol version: here {low} to {high}, there {theirs}"
+    check_versions(caller.versions, spoken)
+
+
+def check_versions(theirs: Versions, spoken: Versions) -> None:
+    """Raise RpcError, saying who has to be upgraded, unless there is a version that both sides speak."""
+    low, high = spoken
+    if theirs[1] < low:
+        message = (
+            f"the cluster speaks version {low} of the protocol between members, and the caller only up to {theirs[1]}; "
+            "install the version of kvstore that the other members run, or raise --max-protocol-version"
+        )
         raise RpcError(StatusCode.FAILED_PRECONDITION, message)
+    if theirs[0] > high:
+        message = (
+            f"the caller's cluster speaks version {theirs[0]} of the protocol between members, and this member only up "
+            f"to {high}; install the version of kvstore that the other members run, or raise --max-protocol-version"
+        )
+        raise RpcError(StatusCode.FAILED_PRECONDITION, message)
+
+
+def versions_of(metadata: Iterable[tuple[str, str | bytes]]) -> Versions:
+    """What a caller that is no member yet says it speaks. Raises RpcError INVALID_ARGUMENT for what cannot be read."""
+    metadata = list(metadata)
+    if all(key != _VERSIONS for key, _ in metadata):
+        # The first version said nothing when it asked who belongs to a cluster.
+        return LOWEST, LOWEST
+    return Caller.parse(metadata).versions

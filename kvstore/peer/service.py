@@ -13,8 +13,9 @@ from kvstore.pb import peer_pb2 as pb
 from kvstore.pb import rpc_pb2
 from kvstore.pb.peer_pb2_grpc import PeerServicer
 from kvstore.peer import identity, snapshot
-from kvstore.peer.codec import MalformedMessage, decode_batch
+from kvstore.peer.codec import DamagedBatch, MalformedMessage, decode_batch, unseal
 from kvstore.peer.observer import PeerObserver, Unobserved
+from kvstore.peer.versions import CHECKSUMS, Versions
 from kvstore.rpc import RpcError, StatusCode
 from raft.messages import Message
 
@@ -28,6 +29,13 @@ class PeerHost(Protocol):
     cluster_id: int
     snapshot_directory: Path
     """Where incoming copies are stored: in the file system of the state."""
+
+    @property
+    def spoken(self) -> Versions:
+        """What the host speaks; the lowest is what the cluster has agreed on."""
+
+    def speaks(self, member: int, versions: Versions) -> None:
+        """A member has begun to send messages, and says what it speaks."""
 
     def is_removed(self, member: int) -> bool:
         """Whether a member was removed from the cluster."""
@@ -71,12 +79,20 @@ class PeerService(PeerServicer):
         """Raft messages, for as long as the sender lives."""
         caller = self._admit(context)
         host = self._host
+        host.speaks(caller.from_, caller.versions)
         async for batch in request_iterator:
             if host.is_removed(caller.from_):
                 raise RpcError(StatusCode.PERMISSION_DENIED, "the member has been permanently removed from the cluster")
             host.heard_from(caller.from_, batch.ByteSize())
             try:
-                host.receive(decode_batch(batch))
+                if batch.sealed and host.spoken[1] < CHECKSUMS:
+                    raise MalformedMessage(f"a sealed batch is not of version {host.spoken[1]}")
+                host.receive(decode_batch(unseal(batch)))
+            except DamagedBatch as error:
+                # The sender connects again at once, and raft repeats what is missing.
+                self._observer.unreadable(caller.from_)
+                self._log.warning("damaged messages", member=f"{caller.from_:x}", reason=str(error))
+                raise RpcError(StatusCode.DATA_LOSS, str(error)) from error
             except MalformedMessage as error:
                 self._observer.unreadable(caller.from_)
                 raise RpcError(StatusCode.INVALID_ARGUMENT, str(error)) from error
@@ -95,7 +111,12 @@ class PeerService(PeerServicer):
         return pb.SnapshotResult()
 
     async def Members(self, request: pb.MembersRequest, context: Any) -> pb.MembersResponse:
-        """The cluster, for one that is about to join it and does not know its id yet."""
+        """The cluster, for one that is about to join it and does not know its id yet. Refuses one that could not."""
+        try:
+            identity.check_versions(identity.versions_of(context.invocation_metadata()), self._host.spoken)
+        except RpcError as error:
+            self._log.warning("refused a peer", peer=context.peer(), reason=error.message)
+            raise
         return pb.MembersResponse(cluster_id=self._host.cluster_id, members=self._host.members())
 
     async def LeaseKeepAlive(
@@ -126,7 +147,7 @@ class PeerService(PeerServicer):
     def _admit(self, context: Any) -> identity.Caller:
         try:
             caller = identity.Caller.parse(context.invocation_metadata())
-            identity.check(caller, self._host.cluster_id, self._host.id)
+            identity.check(caller, self._host.cluster_id, self._host.id, self._host.spoken)
             if self._host.is_removed(caller.from_):
                 raise RpcError(StatusCode.PERMISSION_DENIED, "the member has been permanently removed from the cluster")
         except RpcError as error:

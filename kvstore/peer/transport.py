@@ -14,10 +14,11 @@ from urllib.parse import urlsplit
 import structlog
 
 from kvstore.pb import peer_pb2 as pb
-from kvstore.peer.codec import encode_batch
+from kvstore.peer.codec import encode_batch, seal
 from kvstore.peer.identity import Caller
 from kvstore.peer.observer import PeerObserver, Unobserved
 from kvstore.peer.snapshot import Copy, outgoing
+from kvstore.peer.versions import CHECKSUMS, Versions
 from kvstore.rpc import Channel, ChannelOptions, Metadata, Promise, RpcError, StatusCode
 from raft.messages import Message, MessageType
 
@@ -123,7 +124,7 @@ class Link:
         self,
         member: int,
         urls: Sequence[str],
-        caller: Caller,
+        caller: Callable[[], Caller],
         owner: TransportOwner,
         observer: PeerObserver,
         open_channel: OpenChannel,
@@ -171,7 +172,7 @@ class Link:
 
     def call(self, method: str, request: bytes, timeout: float) -> Promise[bytes]:
         """Call a method of the member's Peer service."""
-        return self._channel.unary(SERVICE + method, request, metadata=self._caller.metadata(), timeout=timeout)
+        return self._channel.unary(SERVICE + method, request, metadata=self._caller().metadata(), timeout=timeout)
 
     def heard(self, received_bytes: int) -> None:
         """The member has sent something: it is alive."""
@@ -199,7 +200,7 @@ class Link:
 
     async def _run(self) -> None:
         while not self._closed:
-            stream = self._channel.stream(SERVICE + "Messages", metadata=self._caller.metadata())
+            stream = self._channel.stream(SERVICE + "Messages", metadata=self._caller().metadata())
             self._stream = stream
             ended: RpcError | None = None
             try:
@@ -259,6 +260,8 @@ class Link:
 
     def _write(self, stream: PeerStream, messages: list[Message]) -> None:
         data = encode_batch(messages)
+        if self._caller().versions[0] >= CHECKSUMS:
+            data = seal(data)
         self.stats.sent_bytes += len(data)
         stream.write(data)
 
@@ -302,7 +305,7 @@ class Link:
             self._owner.report_snapshot(self.member, ok)
 
     async def _stream_chunks(self, chunks: AsyncIterator[bytes]) -> None:
-        stream = self._channel.stream(SERVICE + "SendSnapshot", metadata=self._caller.metadata())
+        stream = self._channel.stream(SERVICE + "SendSnapshot", metadata=self._caller().metadata())
         try:
             async for chunk in chunks:
                 stream.write(chunk)
@@ -314,19 +317,21 @@ class Link:
 
 
 class Transport:
-    """The links of one member."""
+    """The links of one member. versions: what it speaks, and the cluster with it; may rise with time."""
 
     def __init__(
         self,
         cluster_id: int,
         member_id: int,
         owner: TransportOwner,
+        versions: Callable[[], Versions],
         observer: PeerObserver | None = None,
         open_channel: OpenChannel = open_channel,
     ) -> None:
         self._cluster_id = cluster_id
         self._member_id = member_id
         self._owner = owner
+        self._versions = versions
         self._observer = observer or Unobserved()
         self._open_channel = open_channel
         self._links: dict[int, Link] = {}
@@ -339,7 +344,10 @@ class Transport:
             return
         if link is not None:
             self.remove_member(member)
-        caller = Caller(self._cluster_id, self._member_id, member)
+
+        def caller() -> Caller:
+            return Caller(self._cluster_id, self._member_id, member, self._versions())
+
         self._links[member] = Link(member, urls, caller, self._owner, self._observer, self._open_channel)
 
     def remove_member(self, member: int) -> None:
@@ -384,11 +392,15 @@ class Transport:
         await asyncio.gather(*(link.close() for link in links), *self._closing)
 
 
-async def ask_members(url: str, open_channel: OpenChannel = open_channel) -> pb.MembersResponse:
-    """Ask the member at a peer URL who belongs to its cluster. Raises RpcError."""
+async def ask_members(url: str, versions: Versions, open_channel: OpenChannel = open_channel) -> pb.MembersResponse:
+    """Ask the member at a peer URL who belongs to its cluster. versions: what the one that asks speaks.
+
+    Raises RpcError, FAILED_PRECONDITION if the cluster speaks another version.
+    """
     channel = open_channel(url)
     try:
-        encoded = await channel.unary(SERVICE + "Members", b"", timeout=CALL_SECONDS)
+        metadata = Caller(0, 0, 0, versions).metadata()
+        encoded = await channel.unary(SERVICE + "Members", b"", metadata=metadata, timeout=CALL_SECONDS)
         return pb.MembersResponse.FromString(encoded)
     finally:
         await channel.close()

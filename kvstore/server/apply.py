@@ -18,6 +18,7 @@ from kvstore.mvcc.store import Store
 from kvstore.pb import internal_pb2, rpc_pb2
 from kvstore.rpc import Promise
 from kvstore.server.alarms import Alarms
+from kvstore.server.cluster_version import ClusterVersion
 from kvstore.server.membership import Membership
 from kvstore.server.metrics import ApplyTimes
 from kvstore.server.proposals import Proposals, decode, identity
@@ -44,6 +45,7 @@ class Applier:
         lessor: Lessor,
         alarms: Alarms,
         membership: Membership,
+        version: ClusterVersion,
         proposals: Proposals,
         header: Callable[[int], bytes],
         apply_conf_change: Callable[[ConfChange], ConfState],
@@ -56,6 +58,7 @@ class Applier:
         self._lessor = lessor
         self._alarms = alarms
         self._membership = membership
+        self._version = version
         self._proposals = proposals
         self._header = header
         self._apply_conf_change = apply_conf_change
@@ -78,6 +81,7 @@ class Applier:
                 "alarm": self._alarm,
                 "member_attributes": self._member_attributes,
                 "noop": self._noop,
+                "cluster_version": self._cluster_version,
             },
         )
         self._log = structlog.get_logger("kvstore.apply")
@@ -178,6 +182,10 @@ class Applier:
         return b""
 
     def _noop(self, request: internal_pb2.Noop) -> bytes:
+        return b""
+
+    def _cluster_version(self, request: internal_pb2.ClusterVersion) -> bytes:
+        self._version.apply(request)
         return b""
 
     # Membership.

@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from kvstore.peer.versions import LOWEST, NEWEST
+
 DEFAULT_NAME = "default"
 DEFAULT_QUOTA_BYTES = 2 * 1024**3
 DEFAULT_BATCH_INTERVAL = 0.1
@@ -173,6 +175,8 @@ class Config:
     strict_reconfig_check: bool = True
     pre_vote: bool = True
     max_learners: int = 1
+    max_protocol_version: int = 0
+    """As given; highest_protocol says what it means."""
     auto_compaction_mode: AutoCompactionMode = "periodic"
     auto_compaction_retention: float = 0.0
     """Seconds in mode periodic, a number of revisions in mode revision; 0: no compaction of its own."""
@@ -252,6 +256,7 @@ class Config:
             ("max-concurrent-streams", self.max_concurrent_streams, 1, 2**32 - 1),
             ("compaction-batch-limit", self.compaction_batch_limit, 1, 2**31 - 1),
             ("max-learners", self.max_learners, 0, 2**31 - 1),
+            ("max-protocol-version", self.max_protocol_version or NEWEST, LOWEST, NEWEST),
             ("auto-compaction-retention", self.auto_compaction_retention, 0, 2**63 - 1),
         )
         for flag, value, lowest, highest in bounds:
@@ -336,6 +341,11 @@ class Config:
         if self.quota_backend_bytes < 0:
             return None
         return self.quota_backend_bytes or DEFAULT_QUOTA_BYTES
+
+    @property
+    def highest_protocol(self) -> int:
+        """The highest version of the protocol between members that this member speaks."""
+        return self.max_protocol_version or NEWEST
 
     @property
     def request_timeout(self) -> float:

@@ -15,7 +15,9 @@ from kvstore.pb import internal_pb2
 from kvstore.pb import rpc_pb2 as pb
 from kvstore.peer.snapshot import Copy, ReceivedSnapshot
 from kvstore.peer.transport import Transport
+from kvstore.peer.versions import Versions
 from kvstore.rpc import Promise
+from kvstore.server.cluster_version import VersionKeeper
 from kvstore.server.compactor import Compactor
 from kvstore.server.config import Config
 from kvstore.server.member import Member, ResponseHeaders
@@ -49,6 +51,7 @@ class Lifecycle:
         proposals: Proposals,
         headers: ResponseHeaders,
         compactor: Compactor | None,
+        versions: VersionKeeper,
         incoming: Path,
         close: Callable[[], Awaitable[None]],
     ) -> None:
@@ -61,6 +64,7 @@ class Lifecycle:
         self.proposals = proposals
         self._headers = headers
         self._compactor = compactor
+        self._versions = versions
         self.snapshot_directory = incoming
         self._close = close
         self._loop = asyncio.get_running_loop()
@@ -90,6 +94,7 @@ class Lifecycle:
             # Most of the first election timeout need not be waited for: pre-vote keeps a running cluster undisturbed.
             for _ in range(self._config.election_ticks - 2):
                 self.member.loop.tick()
+        self._campaign_if_alone()
         self._tick_timer = self._loop.call_later(self._tick_seconds, self._tick)
         self.member.leases.start()
         self._watches.start()
@@ -180,11 +185,15 @@ class Lifecycle:
             if not self._reported_lost and now - self._leaderless_since > self._config.election_timeout / 1000:
                 self._reported_lost = True
                 self.member.leader_lost()
-            if [voter.ID for voter in self._state.membership.voters()] == [self.id]:
-                # Alone there is nobody to wait for.
-                self.member.loop.call(lambda node: node.campaign())
+            self._campaign_if_alone()
         self.proposals.expire(now, error)
+        self._versions.tick()
         self.member.loop.tick()
+
+    def _campaign_if_alone(self) -> None:
+        if [voter.ID for voter in self._state.membership.voters()] == [self.id]:
+            # There is nobody to wait for.
+            self.member.loop.call(lambda node: node.campaign())
 
     def _check_heartbeats(self, now: float) -> None:
         # A tick of the leader is a heartbeat to each of the others, who count on it.
@@ -244,6 +253,15 @@ class Lifecycle:
             self.transport.remove_member(number)
 
     # What peers send (PeerHost).
+
+    @property
+    def spoken(self) -> Versions:
+        """What this member speaks; the lowest is what the cluster has agreed on."""
+        return self._state.version.spoken
+
+    def speaks(self, member: int, versions: Versions) -> None:
+        """A member has begun to send messages, and says what it speaks."""
+        self._versions.speaks(member, versions)
 
     def is_removed(self, member: int) -> bool:
         """Whether a member was removed from the cluster."""

@@ -6,7 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from kvstore.peer.codec import encode_conf_state
+from kvstore.peer.versions import LOWEST
 from kvstore.server.bootstrap import found_cluster
+from kvstore.server.cluster_version import CLUSTER_VERSION, encode_version
 from kvstore.server.config import Config, Url
 from kvstore.server.state import CONF_STATE
 from kvstore.storage import snapshot_file
@@ -49,7 +51,8 @@ def restore(
         data_dir,
         identity,
         len(origin.members),
-        {CONF_STATE: encode_conf_state(conf_state).SerializeToString()},
+        # A new cluster agrees anew on what its members speak: this is how one gets back to an older version.
+        {CONF_STATE: encode_conf_state(conf_state).SerializeToString(), CLUSTER_VERSION: encode_version(LOWEST)},
         {"members": members, "removed_members": {}, "alarms": {}},
         wal_dir,
         skip_hash_check,

@@ -18,9 +18,11 @@ from kvstore.mvcc.watch import WatchConfig
 from kvstore.peer.service import PeerService
 from kvstore.peer.snapshot import Copy
 from kvstore.peer.transport import Transport, ask_members
+from kvstore.peer.versions import LOWEST
 from kvstore.server.apply import Applier
 from kvstore.server.bootstrap import Origin, check_owner, found_cluster, join_cluster
 from kvstore.server.changes import MembershipChanges
+from kvstore.server.cluster_version import VersionKeeper, check_stored
 from kvstore.server.compactor import Compactor, PeriodicCompactor, RevisionCompactor
 from kvstore.server.config import Config
 from kvstore.server.disk import Disk
@@ -127,7 +129,11 @@ class _Storage:
         surroundings: Surroundings,
     ) -> None:
         times = DiskTimes(metrics)
-        self.directory = DataDirectory.open(config.data_dir, config.wal_dir)
+        self.directory = DataDirectory.open(
+            config.data_dir,
+            config.wal_dir,
+            accept=lambda meta: check_stored(meta, config.highest_protocol, config.data_dir),
+        )
         try:
             engine = EngineOptions(unsafe_no_fsync=config.unsafe_no_fsync)
             keep_open = self.directory.descriptors
@@ -220,7 +226,10 @@ async def _identify(config: Config, storage: _Storage, surroundings: Surrounding
     if config.initial_cluster_state == "new":
         origin = found_cluster(config)
     else:
-        origin = await join_cluster(config, partial(ask_members, open_channel=surroundings.open_channel))
+        origin = await join_cluster(
+            config,
+            partial(ask_members, versions=(LOWEST, config.highest_protocol), open_channel=surroundings.open_channel),
+        )
     identity = Identity(origin.cluster_id, origin.member_id)
     storage.directory.check(identity)
     await storage.directory.record(storage, identity)
@@ -287,7 +296,14 @@ def _assemble(
         times=RangeTimes(metrics, lambda: store.ranges),
     )
     parts = _Late()
-    transport = Transport(identity.cluster_id, identity.member_id, parts, peer_times, surroundings.open_channel)
+    transport = Transport(
+        identity.cluster_id,
+        identity.member_id,
+        parts,
+        lambda: state.version.spoken,
+        peer_times,
+        surroundings.open_channel,
+    )
     ready_loop = ReadyLoop(
         node=node,
         member_id=identity.member_id,
@@ -306,6 +322,7 @@ def _assemble(
         lessor=lessor,
         alarms=state.alarms,
         membership=state.membership,
+        version=state.version,
         proposals=proposals,
         header=headers.encode,
         apply_conf_change=node.apply_conf_change,
@@ -353,6 +370,14 @@ def _assemble(
         proposals=proposals,
         headers=headers,
         compactor=_compactor(config),
+        versions=VersionKeeper(
+            identity.member_id,
+            state.version,
+            state.membership,
+            transport,
+            proposer,
+            lambda: ready_loop.leadership.is_leader,
+        ),
         incoming=storage.directory.incoming,
         close=storage.close,
     )

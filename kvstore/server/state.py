@@ -18,6 +18,7 @@ from kvstore.pb import peer_pb2
 from kvstore.peer.codec import decode_conf_state, encode_conf_state
 from kvstore.server.alarms import Alarms
 from kvstore.server.apply import Applier
+from kvstore.server.cluster_version import ClusterVersion
 from kvstore.server.config import Config
 from kvstore.server.membership import Membership
 from kvstore.server.metrics import Timed, WatchTimes
@@ -64,6 +65,7 @@ class State:
         self.lessor = lessor
         self.membership = Membership(backend.table("members"), backend.table("removed_members"))
         self.alarms = Alarms(backend.table("alarms"))
+        self.version = ClusterVersion(backend.meta, config.highest_protocol)
         self.applied = backend.applied.index
         self.applied_term = backend.applied.term
         self.conf_state = self._stored_conf_state()
@@ -149,6 +151,7 @@ class State:
         self.lessor.reload()
         self.membership.reload()
         self.alarms.reload()
+        self.version.reload()
         for member in self.membership.all():
             self.membership.on_change(member.ID)
         self.installs_total += 1

@@ -11,7 +11,7 @@ from kvstored.flags import FLAGS, GROUPS, NOT_YET, UnknownFlag
 from kvstored.help import help_text
 
 ETCD_FLAGS = [line.split(" ", 1) for line in (Path(__file__).parent / "etcd_flags.txt").read_text().splitlines()]
-OWN_FLAGS = {"grpc-server"}
+OWN_FLAGS = {"grpc-server", "max-protocol-version"}
 # Where the default is told as text of another form, or by what it stands for.
 DEFAULTS_TOLD_OTHERWISE = {
     "enable-grpc-gateway": "false",

@@ -1,0 +1,1 @@
+"""Members of two builds in one cluster: see docs/testing.md."""

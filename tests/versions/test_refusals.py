@@ -1,0 +1,93 @@
+"""Who cannot run with a cluster, or with a data directory, is told so, and nothing is changed."""
+
+from __future__ import annotations
+
+import lmdb
+import pytest
+
+from kvstore.storage.meta import FORMAT
+from tests.cluster.harness import ClusterFactory
+from tests.cluster.harness.waiting import wait_until
+from tests.versions.builds import OLD, become_new, become_old, contents, protocol, wait_protocol
+
+
+def test_an_older_member_cannot_join_a_newer_cluster(make_cluster: ClusterFactory) -> None:
+    cluster = make_cluster(1)
+    wait_protocol(cluster, 2)
+    joining = cluster.add("m2")
+    become_old(joining)
+    status, output = joining.run_to_end()
+    assert status == 1
+    assert "the cluster speaks version 2 of the protocol between members, and the caller only up to 1" in output
+    assert "install the version of kvstore that the other members run" in output
+
+    become_new(joining)
+    joining.start()
+    joining.wait_ready()
+    assert protocol(joining) == 2
+
+
+def test_an_older_learner_keeps_the_cluster_at_its_version(make_cluster: ClusterFactory) -> None:
+    cluster = make_cluster(1, flags=OLD)
+    learner = cluster.add("m2", learner=True)
+    learner.start()
+    wait_until(lambda: protocol(learner) == 1, "the learner serves")
+    old = cluster.members[0]
+    become_new(old)
+    old.terminate()
+    old.start()
+    old.wait_ready()
+    old.client.put(b"k", b"v")
+    assert protocol(old) == 1
+
+    become_new(learner)
+    learner.terminate()
+    learner.start()
+    wait_until(lambda: [protocol(each) for each in (old, learner)] == [2, 2], "both use version 2")
+
+
+def test_a_member_does_not_go_back_behind_its_cluster(make_cluster: ClusterFactory) -> None:
+    cluster = make_cluster()
+    wait_protocol(cluster, 2)
+    member = cluster.followers()[0]
+    member.terminate()
+    become_old(member)
+    before = contents(member.data)
+    status, output = member.run_to_end()
+    assert status == 1
+    assert "belongs to a cluster that speaks version 2 of the protocol between members" in output
+    assert "speaks only up to 1" in output
+    assert contents(member.data) == before
+
+    become_new(member)
+    member.start()
+    member.wait_ready()
+
+
+@pytest.mark.parametrize("environment", ["wal", "db"])
+def test_a_directory_of_a_newer_format_is_not_touched(make_cluster: ClusterFactory, environment: str) -> None:
+    cluster = make_cluster(1)
+    member = cluster.members[0]
+    member.client.put(b"k", b"v")
+    member.terminate()
+    stored = member.data / "member" / environment
+    _set_format(str(stored), FORMAT + 1)
+    before = contents(member.data)
+    status, output = member.run_to_end()
+    assert status == 1
+    assert f"written in format {FORMAT + 1}, and this version of kvstore reads formats up to {FORMAT}" in output
+    assert contents(member.data) == before
+
+    _set_format(str(stored), FORMAT)
+    member.start()
+    member.wait_ready()
+    kv = member.client.get(b"k")
+    assert kv is not None
+    assert kv.value == b"v"
+
+
+def _set_format(path: str, version: int) -> None:
+    with lmdb.open(path, max_dbs=64) as env:
+        table = env.open_db(b"meta")
+        with env.begin(write=True, db=table) as txn:
+            txn.put(b"format", version.to_bytes(8, "big"))
