@@ -8,8 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-import yaml
-
 from kvstore.server.config import Config, ConfigError
 from kvstore.server.durations import parse_duration
 from kvstored.flags import FLAGS, Flag, UnknownFlag
@@ -95,6 +93,8 @@ def read_file(path: Path) -> dict[str, str]:
     Its keys are names of flags, or etcd's two sections of TLS settings. A bare number for a duration is nanoseconds, as
     in etcd's file. Raises ConfigFileError if it is no such file, UnknownFlag for a key that is no flag.
     """
+    import yaml  # here, for most members are configured without a file
+
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:

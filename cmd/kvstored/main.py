@@ -22,7 +22,6 @@ from kvstore.storage.errors import StorageError
 from kvstored import runtime
 from kvstored.configuration import CONFIG_FILE, ConfigFileError, Configured, configure
 from kvstored.flags import FLAGS, Flag, UnknownFlag, parse_bool
-from kvstored.help import help_text, version_text
 from kvstored.logs import make_logger
 
 Serve = Callable[[Config, FilteringBoundLogger, asyncio.Event, Callable[[], None]], Coroutine[Any, Any, None]]
@@ -31,6 +30,7 @@ Serve = Callable[[Config, FilteringBoundLogger, asyncio.Event, Callable[[], None
 
 def main(args: Sequence[str] | None = None) -> NoReturn:
     """The command `kvstored`."""
+    runtime.hurry()
     command = _command()
     try:
         command.main(_with_two_dashes(sys.argv[1:] if args is None else args), "kvstored", standalone_mode=False)
@@ -46,8 +46,8 @@ def main(args: Sequence[str] | None = None) -> NoReturn:
 def _command() -> click.Command:
     options = [_option(flag) for flag in FLAGS.values()]
     options.append(click.Option([f"--{CONFIG_FILE}", "config_file"]))
-    options.append(_printing("--help", help_text, "-h"))
-    options.append(_printing("--version", version_text))
+    options.append(_printing("--help", _help_text, "-h"))
+    options.append(_printing("--version", _version_text))
     return click.Command("kvstored", params=list(options), callback=_run, add_help_option=False)
 
 
@@ -65,6 +65,18 @@ def _printing(name: str, text: Callable[[], str], *more: str) -> click.Option:
             context.exit()
 
     return click.Option([name, *more], is_flag=True, expose_value=False, is_eager=True, callback=show)
+
+
+def _help_text() -> str:
+    from kvstored.help import help_text  # here, for a member that starts prints none
+
+    return help_text()
+
+
+def _version_text() -> str:
+    from kvstored.help import version_text
+
+    return version_text()
 
 
 def _with_two_dashes(args: Sequence[str]) -> list[str]:

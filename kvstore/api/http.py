@@ -17,7 +17,8 @@ from structlog.typing import FilteringBoundLogger
 from kvstore.api.errors import to_rpc_error
 from kvstore.errors import KvstoreError
 from kvstore.server.config import Url
-from kvstore.server.metrics import Metrics, exposition
+from kvstore.server.metrics import Metrics
+from kvstore.server.metrics.export import exposition
 
 _PLAIN = {"Content-Type": "text/plain; charset=utf-8"}
 _REFUSAL = {**_PLAIN, "X-Content-Type-Options": "nosniff"}

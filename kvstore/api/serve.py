@@ -9,20 +9,23 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Callable
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from structlog.typing import FilteringBoundLogger
 
 from kvstore.api.gate import Gate
 from kvstore.api.health import MemberHealth
-from kvstore.api.http import HttpOptions, HttpServer, http_app
+from kvstore.api.late_http import LateHttp
 from kvstore.api.listeners import GrpcioListener, GrpcListener, Ngh2Listener, call_metrics
 from kvstore.api.register import register
 from kvstore.server.config import Config, Url
 from kvstore.server.member import Member
-from kvstore.server.metrics import CallMetrics, LoopLag, Metrics, collector_registry, publish_descriptors
+from kvstore.server.metrics import CallMetrics, LoopLag, Metrics, publish_descriptors
 from kvstore.server.start import RunningMember, start_member
 from kvstore.server.surroundings import bind_host
+
+if TYPE_CHECKING:
+    from kvstore.api.http import HttpServer
 
 GRACE_SECONDS: Final = 3.0
 """Calls in flight may take that long when the member stops."""
@@ -53,6 +56,7 @@ async def serve(config: Config, logger: FilteringBoundLogger, stop: asyncio.Even
                 await publishing
                 await api.open_grpc()
                 ready()
+                api.load_http()
                 await end
     finally:
         lag.stop()
@@ -79,15 +83,9 @@ class ClientApi:
         self._config = config
         self._logger = logger
         self._gate = Gate(member)
-        self._http = HttpServer(
-            http_app(
-                MemberHealth(member),
-                metrics,
-                collector_registry(metrics),
-                logger,
-                HttpOptions(read_timeout=config.request_timeout),
-            )
-        )
+        self._member = member
+        self._metrics = metrics
+        self._http = LateHttp(self._make_http)
         self._grpc = self._listener(call_metrics(config, metrics, logger))
         self._health = register(self._grpc.registry, member, self._gate)
         self.urls: list[Url] = []
@@ -98,6 +96,25 @@ class ClientApi:
         if self._config.grpc_server == "grpcio":
             return GrpcioListener(self._config, observer, http1)
         return Ngh2Listener(self._config, observer, http1)
+
+    def _make_http(self) -> HttpServer:
+        # Here, so that gRPC need not wait for it: see LateHttp.
+        from kvstore.api.http import HttpOptions, HttpServer, http_app
+        from kvstore.server.metrics.export import collector_registry
+
+        return HttpServer(
+            http_app(
+                MemberHealth(self._member),
+                self._metrics,
+                collector_registry(self._metrics),
+                self._logger,
+                HttpOptions(read_timeout=self._config.request_timeout),
+            )
+        )
+
+    def load_http(self) -> None:
+        """Load the HTTP side before somebody waits for it."""
+        self._http.load()
 
     async def open_http(self) -> None:
         """Listen on the URLs that are HTTP's alone. Raises OSError if one of them is taken."""

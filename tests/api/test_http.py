@@ -13,7 +13,8 @@ from aiohttp.test_utils import TestClient, TestServer
 from kvstore import errors
 from kvstore.api.http import HttpOptions, HttpServer, http_app
 from kvstore.server.config import Url
-from kvstore.server.metrics import Metrics, collector_registry
+from kvstore.server.metrics import Metrics
+from kvstore.server.metrics.export import collector_registry
 
 VERSIONS = {"etcdserver": "3.6.0", "etcdcluster": "3.6.0", "storage": "3.6.0"}
 

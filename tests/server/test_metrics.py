@@ -10,8 +10,9 @@ from prometheus_client.openmetrics import parser as openmetrics
 from prometheus_client.samples import Sample
 
 from kvstore.rpc.status import StatusCode
-from kvstore.server.metrics import CallMetrics, LoopLag, Metrics, collector_registry, exposition, publish_descriptors
+from kvstore.server.metrics import CallMetrics, LoopLag, Metrics, publish_descriptors
 from kvstore.server.metrics.catalog import CATALOG
+from kvstore.server.metrics.export import collector_registry, exposition
 from kvstore.server.metrics.values import Family, Histogram, exponential_buckets
 
 ETCD_NAMES = (Path(__file__).parent / "etcd_metrics.txt").read_text().splitlines()

@@ -25,7 +25,8 @@ from kvstore.pb import rpc_pb2 as pb
 from kvstore.peer.identity import Caller
 from kvstore.rpc import Channel, RpcError
 from kvstore.server.config import Config, GrpcServer, Url
-from kvstore.server.metrics import Metrics, collector_registry, exposition
+from kvstore.server.metrics import Metrics
+from kvstore.server.metrics.export import collector_registry, exposition
 from kvstore.server.start import RunningMember, start_member
 from tests.server.test_metrics import ETCD_NAMES, MEANINGLESS_HERE
 

@@ -1,9 +1,9 @@
 """The metrics of a member, under the names that etcd's dashboards and alert rules know.
 
-`Metrics` holds the values; who counts asks it for them. `collector_registry` and `exposition` publish it.
+`Metrics` holds the values; who counts asks it for them. What publishes
+them is in `export`, which is imported only where that is done: it brings prometheus_client with it.
 """
 
-from kvstore.server.metrics.export import collector_registry, exposition
 from kvstore.server.metrics.process import LoopLag, publish_descriptors
 from kvstore.server.metrics.recorders import (
     ApplyTimes,
@@ -38,7 +38,5 @@ __all__ = [
     "Timed",
     "WatchTimes",
     "WorkTimes",
-    "collector_registry",
-    "exposition",
     "publish_descriptors",
 ]
