@@ -58,6 +58,7 @@ EFFECTIVE: dict[str, tuple[str, Any]] = {
     "strict-reconfig-check": ("F", False),
     "pre-vote": ("false", False),
     "max-learners": ("3", 3),
+    "max-protocol-version": ("1", 1),
     "auto-compaction-retention": ("90m", 5400.0),
     "auto-compaction-mode": ("revision", "revision"),
     "metrics": ("extensive", "extensive"),

@@ -124,6 +124,7 @@ def test_initial_cluster_refuses_parts_that_are_not_name_and_url(text: str) -> N
         ({"max_request_bytes": 0}, "max-request-bytes", "between 1"),
         ({"max_concurrent_streams": 2**32}, "max-concurrent-streams", "4294967295"),
         ({"max_learners": -1}, "max-learners", "between 0"),
+        ({"max_protocol_version": 3}, "max-protocol-version", "between 1 and 2"),
         ({"backend_batch_interval": 0.0}, "backend-batch-interval", "above 0"),
         ({"grpc_keepalive_timeout": -1.0}, "grpc-keepalive-timeout", "negative"),
         ({"grpc_server": "twisted"}, "grpc-server", "ngh2, grpcio"),
