@@ -27,6 +27,9 @@ _ID = struct.Struct(">Q")
 _ID_MASK = 0xFFFFFFFFFFFFFFFF
 _TERMS = struct.Struct(">qq")
 
+TAKE_UP_STEP = 2_000
+"""Leases that a new primary takes up at a time: some 4 ms."""
+
 
 class LeaseTable(Protocol):
     """The part of a storage table that leases need."""
@@ -48,14 +51,19 @@ class Lease:
     """One lease.
 
     ttl: seconds granted. remaining: seconds left at the last checkpoint, 0 if there was none since the last renewal.
-    expiry: when it expires on the primary's clock; without meaning on other members.
+    expiry: when it expires on the primary's clock; without meaning on other members. reign: of which time as the
+    primary that is.
     """
 
     id: int
     ttl: int
     remaining: int = 0
     expiry: float = math.inf
+    reign: int = 0
 
+
+# Field 2 of a LeaseLeasesResponse and the length of what is in it: a lease's number takes at most 11 bytes.
+_STATUS_TAGS = tuple(bytes((0x12, length)) for length in range(12))
 
 _Due = tuple[float, int, Lease]
 """When, a number that makes it unique, which lease."""
@@ -89,7 +97,8 @@ class Lessor:
     """All leases of a member.
 
     A renewal only moves the expiry; the heap learns of it when the old expiry comes up. So renewing is O(1), and the
-    heap holds one entry a lease.
+    heap holds one entry a lease. A new primary takes its leases up in steps, and one that is asked for before its
+    turn at once.
     """
 
     def __init__(self, backend: LeaseBackend, config: LessorConfig | None = None) -> None:
@@ -99,6 +108,10 @@ class Lessor:
         self._expiries: list[_Due] = []
         self._checkpoints: list[_Due] = []
         self._renewed: set[int] = set()
+        self._reign = 0
+        self._began = 0.0
+        self._extended = 0.0
+        self._waiting: list[Lease] = []
         self._allowance = 0.0
         self._allowance_at = 0.0
         self._serial = itertools.count()
@@ -204,16 +217,22 @@ class Lessor:
         """The LeaseLeasesResponse without header; the next to expire first on the primary."""
         leases: Iterable[Lease] = self._leases.values()
         if self.primary:
-            leases = sorted(leases, key=lambda lease: lease.expiry)
-        statuses = [rpc_pb2.LeaseStatus(ID=lease.id) for lease in leases]
-        return rpc_pb2.LeaseLeasesResponse(leases=statuses).SerializeToString()
+            leases = sorted(leases, key=self._expiry)
+        status = rpc_pb2.LeaseStatus()
+        fields: list[bytes] = []
+        for lease in leases:
+            # Five times as fast as a message of messages.
+            status.ID = lease.id
+            encoded = status.SerializeToString()
+            fields += (_STATUS_TAGS[len(encoded)], encoded)
+        return b"".join(fields)
 
     def time_to_live(self, request: rpc_pb2.LeaseTimeToLiveRequest, now: float) -> bytes:
         """The LeaseTimeToLiveResponse without header; TTL -1 if there is no such lease. Asked of the primary."""
         lease = self._leases.get(request.ID)
         if lease is None:
             return rpc_pb2.LeaseTimeToLiveResponse(ID=request.ID, TTL=-1).SerializeToString()
-        left = lease.expiry - now if self.primary else lease.remaining or lease.ttl
+        left = self._expiry(lease) - now if self.primary else lease.remaining or lease.ttl
         return rpc_pb2.LeaseTimeToLiveResponse(
             ID=lease.id,
             TTL=max(0, int(left)),
@@ -228,30 +247,52 @@ class Lessor:
 
         extend: seconds that every lease gets on top of what it has left, for the time without a leader.
         """
+        self.demote()
         self.primary = True
         self._allowance, self._allowance_at = 0.0, now
-        self._expiries = []
-        self._checkpoints = []
-        self._renewed.clear()
-        interval = self._config.checkpoint_interval
-        for lease in self._leases.values():
-            left = lease.remaining or lease.ttl
-            lease.expiry = now + extend + left
-            self._expiries.append((lease.expiry, next(self._serial), lease))
-            if left > interval:
-                self._checkpoints.append((now + interval, next(self._serial), lease))
-        heapq.heapify(self._expiries)
-        heapq.heapify(self._checkpoints)
+        self._reign += 1
+        self._began, self._extended = now, extend
+        self._waiting = list(self._leases.values())
+
+    def take_up(self) -> bool:
+        """Take up the next leases after a promotion; whether there are more. To be called again soon until not."""
+        waiting = self._waiting
+        if len(waiting) <= TAKE_UP_STEP:
+            step, self._waiting = waiting, []
+        else:
+            step = waiting[-TAKE_UP_STEP:]
+            del waiting[-TAKE_UP_STEP:]
+        for lease in step:
+            if lease.reign != self._reign and self._leases.get(lease.id) is lease:
+                self._take_up(lease)
+        return bool(self._waiting)
+
+    def _take_up(self, lease: Lease) -> None:
+        left = lease.remaining or lease.ttl
+        lease.expiry = self._expiry(lease)
+        lease.reign = self._reign
+        heapq.heappush(self._expiries, (lease.expiry, next(self._serial), lease))
+        if left > self._config.checkpoint_interval:
+            due = self._began + self._config.checkpoint_interval
+            heapq.heappush(self._checkpoints, (due, next(self._serial), lease))
+
+    def _expiry(self, lease: Lease) -> float:
+        """When a lease expires, on the primary."""
+        if lease.reign == self._reign:
+            return lease.expiry
+        return self._began + self._extended + (lease.remaining or lease.ttl)
 
     def demote(self) -> None:
         """Stop expiring leases: another member leads, or none."""
         self.primary = False
+        self._waiting = []
         self._expiries = []
         self._checkpoints = []
         self._renewed.clear()
 
     def _start(self, lease: Lease, expiry: float, now: float) -> None:
         lease.expiry = expiry
+        lease.reign = self._reign
         heapq.heappush(self._expiries, (expiry, next(self._serial), lease))
         if lease.ttl > self._config.checkpoint_interval:
             due = now + self._config.checkpoint_interval
@@ -269,7 +310,11 @@ class Lessor:
         """
         assert self.primary, "only the primary knows when a lease expires"
         lease = self._leases.get(lease_id)
-        if lease is None or lease.expiry <= now:
+        if lease is None:
+            return 0
+        if lease.reign != self._reign:
+            self._take_up(lease)
+        if lease.expiry <= now:
             return 0
         lease.expiry = now + lease.ttl
         self.renewed += 1
@@ -284,6 +329,7 @@ class Lessor:
         """
         if not self.primary:
             return []
+        self.take_up()
         rate = self._config.revoke_rate
         self._allowance = min(rate / 2, self._allowance + (now - self._allowance_at) * rate)
         self._allowance_at = now

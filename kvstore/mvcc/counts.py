@@ -4,7 +4,7 @@ A million keys are about two thousand buckets, two lists in memory, so that coun
 walks the two buckets at its edges only. Knows counts and boundaries; walking keys is done by who asks.
 """
 
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable
 
 from kvstore.storage.table import Table
@@ -98,15 +98,20 @@ class KeyCounts(BucketCounts):
         if count > SPLIT_ABOVE:
             self._split(at)
 
-    def remove(self, key: bytes) -> None:
-        """Count out a key that is no longer in the store."""
-        at = bisect_right(self.bounds, key) - 1
-        self.number -= 1
-        count = self.counts[at] = self.counts[at] - 1
-        assert count >= 0, "a bucket has lost more keys than it held"
-        self._save(at)
-        if count < MERGE_BELOW // 2 and len(self.bounds) > 1:
-            self._merge(at)
+    def remove(self, keys: list[bytes]) -> None:
+        """Count out keys, ascending, that are no longer in the store. Once a bucket: next to nothing a key."""
+        self.number -= len(keys)
+        done = 0
+        while done < len(keys):
+            at = bisect_right(self.bounds, keys[done]) - 1
+            end = self.bounds[at + 1] if at + 1 < len(self.bounds) else None
+            following = len(keys) if end is None else bisect_left(keys, end, done)
+            count = self.counts[at] = self.counts[at] - (following - done)
+            assert count >= 0, "a bucket has lost more keys than it held"
+            done = following
+            self._save(at)
+            if count < MERGE_BELOW // 2 and len(self.bounds) > 1:
+                self._merge(at)
 
     def _save(self, at: int) -> None:
         self._table.put(b"\0" + self.bounds[at], self.counts[at].to_bytes(8, "big"))

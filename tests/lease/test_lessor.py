@@ -10,7 +10,7 @@ import pytest
 
 from kvstore.errors import LeaseExist, LeaseNotFound, LeaseTTLTooLarge
 from kvstore.lease import lessor as lessor_module
-from kvstore.lease.lessor import MAX_TTL, Lessor, LessorConfig, min_ttl
+from kvstore.lease.lessor import MAX_TTL, TAKE_UP_STEP, Lessor, LessorConfig, min_ttl
 from kvstore.pb import rpc_pb2
 from kvstore.storage.backend import Backend, BackendOptions, open_inline
 from kvstore.storage.engine import EngineOptions
@@ -205,3 +205,33 @@ def test_long_leases_are_checkpointed_and_renewals_clear_that(lessor: Lessor) ->
     lessor.checkpoint(cleared)
     lessor.promote(500.0, extend=0.0)
     assert time_to_live(lessor, 1, 500.0).TTL == 1000
+
+
+def test_a_new_primary_takes_its_leases_up_in_steps(lessor: Lessor) -> None:
+    count = 3 * TAKE_UP_STEP
+    for lease_id in range(1, count + 1):
+        grant(lessor, lease_id, 10)
+    lessor.promote(100.0, extend=1.0)
+    assert len(lessor._expiries) == 0
+    assert lessor.take_up()
+    assert len(lessor._expiries) == TAKE_UP_STEP
+    # The first one's turn has not come, but it is asked for.
+    assert time_to_live(lessor, 1, 100.0).TTL == 11
+    assert lessor.renew(1, 105.0) == 10
+    revoke(lessor, 2)
+    assert lessor.take_up()
+    assert not lessor.take_up()
+    assert not lessor.take_up()
+    assert sorted(entry[2].id for entry in lessor._expiries) == [1, *range(3, count + 1)]
+    assert time_to_live(lessor, 1, 105.0).TTL == 10
+    lessor.promote(200.0, extend=0.0)
+    assert time_to_live(lessor, 1, 200.0).TTL == 10
+    assert lessor.renew(1, 210.0) == 0
+
+
+def test_leases_that_a_new_primary_has_not_taken_up_are_listed_in_their_order(lessor: Lessor) -> None:
+    for lease_id, ttl in ((1, 30), (-2, 10), (3, 20)):
+        grant(lessor, lease_id, ttl)
+    lessor.promote(0.0, extend=5.0)
+    listed = rpc_pb2.LeaseLeasesResponse.FromString(lessor.leases())
+    assert [lease.ID for lease in listed.leases] == [-2, 3, 1]
