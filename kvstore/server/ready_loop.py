@@ -1,8 +1,10 @@
 """The Ready loop: raft, the log, the peers and the state machine of one member, brought together once a turn.
 
 Whatever happens to a member (a proposal, a message, an answer of the log's writer, a tick) is only noted and `wake`
-called; the turn that follows takes it all at once. With asynchronous storage writes a turn never waits: entries go to
-the log's writer, messages that depend on them leave when it answers, and what is committed is applied here.
+called; the turn that follows takes it all at once. Storage writes are asynchronous to raft: entries go to the log's
+writer, messages that depend on them leave when it answers, and what is committed is applied here. An answer that comes
+at once, as that of a journal does, is taken in the same turn. Within a turn peers come first, then the log, then the
+state: each of them is what others wait for longest.
 
 Knows raft and whom to hand its output to; not what an entry means.
 """
@@ -10,6 +12,7 @@ Knows raft and whom to hand its output to; not what an entry means.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -81,7 +84,7 @@ class ReadyLoop:
     """Drives one RawNode.
 
     on_leadership: called when the leader or the own role changed. on_failure: called with what the member cannot go
-    on after; nothing more happens then.
+    on after; nothing more happens then. clock: seconds, for how long a turn takes; the loop's own stands still in it.
     """
 
     def __init__(
@@ -97,8 +100,10 @@ class ReadyLoop:
         applied: int,
         on_leadership: Callable[[Leadership], None],
         on_failure: Callable[[BaseException], None],
+        clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self._loop = asyncio.get_running_loop()
+        self._clock = clock
         self._node = node
         self._id = member_id
         self._log = log
@@ -117,6 +122,11 @@ class ReadyLoop:
         self._unproposed: list[tuple[int, bytes]] = []
         self._parked: list[Message] = []
         self._outgoing: dict[int, list[Message]] = {}
+        # What this turn's Readys ask the log and the state to do, and what they have answered.
+        self._appends: list[Message] = []
+        self._applies: list[Message] = []
+        self._answers: list[Message] = []
+        self._turning = False
         # Term and vote that the log has or is about to have; for each write under way, what follows it.
         self._ballot = (node.basic_status().hard_state.term, node.basic_status().hard_state.vote)
         self._writing: deque[list[Message]] = deque()
@@ -164,17 +174,38 @@ class ReadyLoop:
         # The state is being replaced: nothing may be applied, and what depends on it can wait.
         if self._stopped or self.installing:
             return
+        self._turning = True
         try:
             self._take_input()
-            self._drain()
+            self._work()
             self._send()
             self._machine.turn_ended()
         except BaseException as error:  # a member whose state may be half changed must not go on
             self._stopped = True
             self._on_failure(error)
+        finally:
+            self._turning = False
+
+    def _work(self) -> None:
+        """Do what raft wants done, until it wants nothing more or the turn has lasted long enough."""
+        node = self._node
+        end = self._clock() + TURN_SECONDS
+        while node.has_ready():
+            self._collect(end)
+            self._send()
+            self._append_all()
+            self._send()
+            self._apply_all()
+            if self.installing:
+                return
+            self._take_answers()
+            if self._clock() >= end:
+                self.wake()
+                return
 
     def _take_input(self) -> None:
         node = self._node
+        self._take_answers()
         if self._inbox:
             inbox, self._inbox = self._inbox, []
             for message in inbox:
@@ -227,35 +258,37 @@ class ReadyLoop:
             # Nothing of it was taken. It goes again with the next turn; at the latest the next tick brings one.
             self._unproposed = wanted
 
-    def _drain(self) -> None:
+    def _take_answers(self) -> None:
+        if self._answers:
+            answers, self._answers = self._answers, []
+            for answer in answers:
+                self._step(answer)
+
+    def _collect(self, end: float) -> None:
+        """Take Readys until `end`; one with a snapshot is the last, for the state is another one after it."""
         node = self._node
-        end = self._loop.time() + TURN_SECONDS
         while node.has_ready():
-            self._handle(node.ready())
-            if self.installing:
+            self._sort(node.ready())
+            if self._appends and self._appends[-1].snapshot is not None:
                 return
-            if self._loop.time() >= end:
-                self.wake()
+            if self._clock() >= end:
                 return
 
-    def _handle(self, ready: Ready) -> None:
+    def _sort(self, ready: Ready) -> None:
         if ready.soft_state is not None:
             self._set_leadership(ready.soft_state)
         if ready.hard_state is not None:
             self.committed = max(self.committed, ready.hard_state.commit)
-        apply: Message | None = None
         for message in ready.messages:
             to = message.to
             if to == LOCAL_APPEND_THREAD:
-                self._append(message)
+                self._appends.append(message)
             elif to == LOCAL_APPLY_THREAD:
-                apply = message
+                self._applies.append(message)
             else:
                 self._outgoing.setdefault(to, []).append(message)
         if ready.read_states:
             self._reads.confirmed(ready.read_states, self.applied)
-        if apply is not None:
-            self._apply(apply)
 
     def _set_leadership(self, state: SoftState) -> None:
         before = self.leadership
@@ -266,6 +299,11 @@ class ReadyLoop:
                 self._reads.restart(self._loop.time())
                 if self._proposals.has_open or self._unproposed:
                     self.wake()
+
+    def _append_all(self) -> None:
+        appends, self._appends = self._appends, []
+        for message in appends:
+            self._append(message)
 
     def _append(self, message: Message) -> None:
         hard_state = HardState(message.term, message.vote, message.commit) if message.term else None
@@ -278,6 +316,7 @@ class ReadyLoop:
         # The copy of the state comes first and the log follows: a state that is ahead of its log is found at the next
         # start and the log is cut to it; a log ahead of its state would have lost what is between.
         metadata = message.snapshot.metadata
+        self._apply_all()
         self.installing = True
 
         def installed() -> None:
@@ -316,10 +355,17 @@ class ReadyLoop:
     def _persisted(self, message: Message) -> None:
         for response in message.responses:
             if response.to == self._id:
-                self._inbox.append(response)
+                self._answers.append(response)
             else:
                 self._outgoing.setdefault(response.to, []).append(response)
-        self.wake()
+        if not self._turning:
+            self.wake()
+
+    def _apply_all(self) -> None:
+        if self._applies:
+            applies, self._applies = self._applies, []
+            for message in applies:
+                self._apply(message)
 
     def _apply(self, message: Message) -> None:
         entries = message.entries

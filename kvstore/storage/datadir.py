@@ -1,7 +1,7 @@
 """The data directory of a member: its layout, who may use it, and whose it is.
 
     <data-dir>/member/LOCK       locked by the member and the writers that it started
-    <data-dir>/member/wal/       the log; elsewhere if a separate directory is given for it, with a LOCK of its own
+    <data-dir>/member/wal/       the log and its journal; elsewhere if a separate directory is given, with its own LOCK
     <data-dir>/member/db/        the state
     <data-dir>/member/incoming/  snapshots that are being received
 
@@ -12,6 +12,7 @@ enough: the state is written before the log when a member begins and when a snap
 - The log has no identity and the state was applied to: somebody has removed the log. Refuse.
 - The log has an identity and the state has none: somebody has removed the state. Refuse.
 - A file in incoming/, or a copy beside the state that was not put in its place: delete it.
+- The journal holds batches that the log has not: the log is brought up to it when it is opened, before it is read.
 - The state is ahead of the log: a snapshot was put in place and the log not started over. Wal.reconcile() does it.
 - Log and state are of different formats: an upgrade of the directory was interrupted. Do its last step again.
 
@@ -33,6 +34,7 @@ from typing import Final, Protocol
 
 import lmdb
 
+from kvstore.storage import journal
 from kvstore.storage.backend import Backend
 from kvstore.storage.engine import LEFTOVERS, sync_directory
 from kvstore.storage.errors import CorruptStore, DataDirLocked, StorageError
@@ -157,6 +159,7 @@ class DataDirectory:
         for directory in (self.db, self.wal):
             for name in LEFTOVERS:
                 (directory / name).unlink(missing_ok=True)
+        (self.wal / journal.NEW_FILE).unlink(missing_ok=True)
 
     def _identify(self, log: _Found, state: _Found, formats: Formats) -> None:
         if log.identity is None:

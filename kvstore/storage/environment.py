@@ -7,6 +7,7 @@ what the tables hold.
 from __future__ import annotations
 
 import asyncio
+import errno
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,9 +15,14 @@ from typing import Protocol
 
 import lmdb
 
-from kvstore.storage.batch import TableSpec, WriteStats
+from kvstore.storage import journal
+from kvstore.storage.batch import DELETE, PUT, TableSpec, WriteStats
 from kvstore.storage.engine import Engine, EngineOptions, begin_reading, open_for_reading
-from kvstore.storage.transaction import Handles
+from kvstore.storage.errors import DiskFull, StorageError
+from kvstore.storage.journal import Journal
+from kvstore.storage.journaled import JournaledWriter, decode
+from kvstore.storage.meta import JOURNAL_KEY, META
+from kvstore.storage.transaction import Handles, ReadTransaction
 from kvstore.storage.writer import InlineWriter, ProcessWriter, Writer
 
 
@@ -122,3 +128,55 @@ def open_with_process(
     engine.close()
     writer = ProcessWriter(path, tables, options, loop=asyncio.get_running_loop(), keep_open=keep_open)
     return Environment(path, tables, writer, FileReading(path, tables), sizes)
+
+
+def open_with_journal(
+    path: Path, tables: Sequence[TableSpec], options: EngineOptions, keep_open: Sequence[int] = ()
+) -> Environment:
+    """As open_with_process(), with a journal in front of the process, for batches that somebody waits for.
+
+    What a crash has left in the journal is executed first. Where there is no room for a journal, or the system does
+    not know synchronous writes, there is none. `tables` must have META. Raises what Engine raises.
+    """
+    engine = Engine(path, tables, options)
+    try:
+        _execute_journal(engine, path)
+        made = _prepare_journal(engine, path, durable=not options.unsafe_no_fsync)
+        sizes = engine.measure()
+    finally:
+        engine.close()
+    loop = asyncio.get_running_loop()
+    writer: Writer = ProcessWriter(path, tables, options, loop=loop, keep_open=keep_open)
+    if made is not None:
+        writer = JournaledWriter(writer, made, path, loop=loop)
+    return Environment(path, tables, writer, FileReading(path, tables), sizes)
+
+
+def _execute_journal(engine: Engine, path: Path) -> None:
+    """Bring the environment up to what was acknowledged. It needs no journal then."""
+    with engine.env.begin() as txn:
+        stored = ReadTransaction(txn, engine.handles).get(META.name, JOURNAL_KEY)
+    if stored is None:
+        return
+    batches = [decode(record.payload) for record in journal.records(path, journal.decode_mark(stored, path))]
+    engine.commit([*batches, [(DELETE, META.name, [JOURNAL_KEY])]])
+
+
+def _prepare_journal(engine: Engine, path: Path, *, durable: bool) -> Journal | None:
+    if not journal.SUPPORTED:
+        return None
+    try:
+        made = journal.prepare(path, durable=durable)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            return None
+        raise StorageError(f"{path / journal.FILE}: the journal cannot be made: {error}") from error
+    try:
+        engine.commit([[(PUT, META.name, [(JOURNAL_KEY, made.mark.encode())])]])
+    except DiskFull:
+        made.close()
+        return None
+    except BaseException:
+        made.close()
+        raise
+    return made

@@ -58,7 +58,11 @@ class Formats:
                 _stamp(environment, version + 1)
 
 
-FORMATS: Final = Formats()
+def _nothing(log: Path, state: Path) -> None:
+    """Format 2 has a journal beside the log. A directory without one needs none."""
+
+
+FORMATS: Final = Formats(steps={1: _nothing})
 """Those of this build."""
 
 

@@ -17,7 +17,7 @@ from kvstore.storage.table import Table
 META: Final = TableSpec("meta")
 """Every environment has this table."""
 
-FORMAT: Final = 1
+FORMAT: Final = 2
 """Version of everything that is stored: tables, keys, values. Raised when an older version could not read it; then
 formats.py must say how a directory of the format before becomes one of this."""
 
@@ -27,6 +27,7 @@ MEMBER_KEY: Final = b"member_id"
 APPLIED_KEY: Final = b"applied"
 HARD_STATE_KEY: Final = b"hard_state"
 CUT_KEY: Final = b"cut"
+JOURNAL_KEY: Final = b"journal"
 
 _NUMBER: Final = Struct(">Q")
 _POSITION: Final = Struct(">QQ")

@@ -11,6 +11,7 @@ cut are garbage that is still being removed, in steps.
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -111,6 +112,10 @@ class Wal:
         # The last entry that is durable, and the last that was sent to the writer.
         self._last = 0
         self._sent = 0
+        # The last entry that the environment shows, as far as it is known; those of the appends that it does not show
+        # yet. What it does not show must stay in the cache.
+        self._shown = 0
+        self._unshown: deque[int] = deque()
         # The hard state given last, and the one written last: they may differ in the commit index.
         self._sent_hard_state = HardState()
         self._stored_hard_state = HardState()
@@ -205,7 +210,7 @@ class Wal:
                 self.hard_state = hard_state
             done()
 
-        self._writer.submit(batch, appended)
+        self._writer.submit(batch, appended, self._now_shown if entries else None)
 
     def compact(self, index: int) -> None:
         """Forget the entries up to and including `index`, which must be in the state on disk.
@@ -223,7 +228,7 @@ class Wal:
         batch = WriteBatch()
         batch.put(META.name, [(CUT_KEY, self._cut.encode())])
         if self._removing:
-            self._writer.submit(batch, _nothing)
+            self._writer.defer(batch, _nothing)
         else:
             self._remove_step(batch)
 
@@ -266,7 +271,8 @@ class Wal:
         batch = WriteBatch()
         batch.put(META.name, identity.rows())
         self._recording = written = asyncio.get_running_loop().create_future()
-        self._writer.submit(batch, lambda: written.set_result(None))
+        self._writer.submit(batch, _nothing)
+        self._writer.settle(lambda: written.set_result(None))
         await written
         self._recording = None
         self.identity = identity
@@ -306,7 +312,7 @@ class Wal:
                     raise CorruptStore(f"{self.path}: entries of the log are missing between {first} and {last}")
                 self._last = max(last, self._last)
                 garbage = first <= self._cut.index
-        self._sent = self._last
+        self._sent = self._shown = self._last
         raw.abort()
         if garbage:
             self._remove_step(WriteBatch())
@@ -336,11 +342,13 @@ class Wal:
         """Show entries that have become durable."""
         kept = entries[0].index - 1
         if kept < self._last:
+            self._replaced_after(kept)
             del self._cache[max(0, len(self._cache) - (self._last - kept)) :]
             self._cached_bytes = sum(map(entry_size, self._cache))
         self._cache += entries
         self._cached_bytes += sum(map(entry_size, entries))
         self._last = entries[-1].index
+        self._unshown.append(self._last)
         options = self._options
         if self._cached_bytes > options.cache_bytes or len(self._cache) > options.cache_entries:
             self._shrink()
@@ -352,7 +360,8 @@ class Wal:
         size, count = self._cached_bytes, 0
         cache = self._cache
         # The newest entry stays, whatever its size: raft asks for its term all the time.
-        while count < len(cache) - 1 and (size > most_bytes or len(cache) - count > most_entries):
+        most = min(len(cache) - 1, self._shown - (self._last - len(cache)))
+        while count < most and (size > most_bytes or len(cache) - count > most_entries):
             size -= entry_size(cache[count])
             count += 1
         self._evict(count)
@@ -360,6 +369,14 @@ class Wal:
     def _evict(self, count: int) -> None:
         self._cached_bytes -= sum(map(entry_size, self._cache[:count]))
         del self._cache[:count]
+
+    def _now_shown(self) -> None:
+        self._shown = self._unshown.popleft()
+
+    def _replaced_after(self, index: int) -> None:
+        """What the environment shows, or will, of the entries after `index` is no longer theirs."""
+        self._shown = min(self._shown, index)
+        self._unshown = deque(min(last, index) for last in self._unshown)
 
     def _put_cut(self, batch: WriteBatch, cut: Position) -> None:
         batch.drop(ENTRIES.name)
@@ -375,13 +392,14 @@ class Wal:
     def _show_cut(self, cut: Position) -> None:
         self._cut = cut
         self._last = cut.index
+        self._replaced_after(cut.index)
         self._evict(len(self._cache))
 
     def _remove_step(self, batch: WriteBatch) -> None:
         """Remove some rows up to the cut, and go on when that is done."""
         self._removing = True
         batch.delete_range(ENTRIES.name, b"", _INDEX.pack(self._cut.index + 1), _ROWS_REMOVED_AT_ONCE)
-        self._writer.submit(batch, self._remove_more)
+        self._writer.defer(batch, self._remove_more)
 
     def _remove_more(self) -> None:
         raw, handles = self._env.reading.begin()
@@ -439,4 +457,4 @@ def open_with_process(
     Raises what Engine and Wal raise.
     """
     options = options or WalOptions()
-    return Wal(environment.open_with_process(path, [META, ENTRIES], options.engine, keep_open), options, events)
+    return Wal(environment.open_with_journal(path, [META, ENTRIES], options.engine, keep_open), options, events)

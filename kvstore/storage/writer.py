@@ -57,8 +57,20 @@ class Writer(Protocol):
 
     events: WriterEvents
 
-    def submit(self, batch: WriteBatch, done: Done) -> None:
-        """Make a batch durable; `done` is called on the loop afterwards, in the order of submission."""
+    def submit(self, batch: WriteBatch, done: Done, stored: Done | None = None) -> None:
+        """Make a batch durable; `done` is called on the loop afterwards, in the order of submission.
+
+        stored: called, also in that order and never before `done`, when the environment shows the batch to readers.
+        """
+
+    def defer(self, batch: WriteBatch, done: Done) -> None:
+        """Execute a batch in its order with the others, when it suits; `done` is called when readers see it.
+
+        A crash before may undo it although what was submitted later is durable.
+        """
+
+    def settle(self, done: Done) -> None:
+        """Call `done` when readers of the environment see everything submitted before, and will after a crash."""
 
     def run(self, function: str, arguments: Any) -> Future[Any]:
         """Run "package.module:name"(WriteTransaction, arguments) in a transaction of its own and commit it.
@@ -102,14 +114,26 @@ class InlineWriter:
         self._schedule = schedule or _call
         self._held: deque[Callable[[], None]] = deque()
 
-    def submit(self, batch: WriteBatch, done: Done) -> None:
+    def submit(self, batch: WriteBatch, done: Done, stored: Done | None = None) -> None:
         """As Writer.submit. Raises what the engine raises, except DiskFull."""
 
         def commit() -> None:
             self.events.committed(self.engine.commit([batch.operations]))
-            self._schedule(done)
+            self._schedule(done if stored is None else _both(done, stored))
 
         self._do(commit)
+
+    def defer(self, batch: WriteBatch, done: Done) -> None:
+        """As Writer.defer."""
+        self.submit(batch, done)
+
+    def settle(self, done: Done) -> None:
+        """As Writer.settle."""
+
+        def settled() -> None:
+            self._schedule(done)
+
+        self._do(settled)
 
     def run(self, function: str, arguments: Any) -> Future[Any]:
         """As Writer.run."""
@@ -176,6 +200,14 @@ def _call(callback: Done) -> None:
     callback()
 
 
+def _both(first: Done, second: Done) -> Done:
+    def call() -> None:
+        first()
+        second()
+
+    return call
+
+
 class ProcessWriter:
     """Writes in a process of its own, at the other end of a socket pair.
 
@@ -226,10 +258,18 @@ class ProcessWriter:
         """Bytes that the socket has not taken yet."""
         return sum(map(len, self._backlog))
 
-    def submit(self, batch: WriteBatch, done: Done) -> None:
+    def submit(self, batch: WriteBatch, done: Done, stored: Done | None = None) -> None:
         """As Writer.submit; the batch may be changed afterwards."""
-        self._pending.append(done)
+        self._pending.append(done if stored is None else _both(done, stored))
         self._send((messages.BATCH, batch.operations))
+
+    def defer(self, batch: WriteBatch, done: Done) -> None:
+        """As Writer.defer."""
+        self.submit(batch, done)
+
+    def settle(self, done: Done) -> None:
+        """As Writer.settle."""
+        self.submit(WriteBatch(), done)
 
     def run(self, function: str, arguments: Any) -> Future[Any]:
         """As Writer.run."""

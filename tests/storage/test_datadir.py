@@ -129,7 +129,7 @@ async def test_a_newer_format_is_refused(tmp_path: Path) -> None:
         table = env.open_db(b"meta")
         with env.begin(write=True, db=table) as txn:
             txn.put(b"format", (9).to_bytes(8, "big"))
-    with pytest.raises(FormatTooNew, match="format 9, and this version of kvstore reads formats up to 1"):
+    with pytest.raises(FormatTooNew, match="format 9, and this version of kvstore reads formats up to 2"):
         DataDirectory.open(tmp_path)
 
 

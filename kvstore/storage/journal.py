@@ -1,0 +1,246 @@
+"""The journal of an environment: a file in which a batch is durable before the environment has it.
+
+A commit of LMDB writes several pages in several places and waits for the disk twice. The journal is a file of fixed
+size that was filled when it was made, so a record changes nothing but the blocks it lies in, and one synchronous write
+is all there is to wait for. It is used as a ring: what the environment has may be overwritten.
+
+    block 0            magic, id, size, checksum
+    blocks 1...        records; each begins at a block: checksum, length, sequence, id, payload
+
+The environment's own `journal` row says up to where it has executed the journal (`Mark`): records from there on, with
+consecutive sequences, are what is to be executed after a crash. The id is another one after every start, so nothing
+that was left from an earlier use can be taken for a record. Knows bytes; not what is in them, and no event loop.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from struct import Struct
+from struct import error as StructError
+from typing import Final, NamedTuple
+from zlib import crc32
+
+from kvstore.storage.engine import MIB, sync_directory
+from kvstore.storage.errors import CorruptStore
+
+FILE: Final = "journal"
+NEW_FILE: Final = "journal.new"
+"""A journal that a crash has left before it was whole."""
+
+SIZE: Final = 8 * MIB
+"""Bytes of a journal."""
+
+_MAGIC: Final = b"kvjrnl01"
+# A multiple of the page size: overwriting whole pages, the kernel never has to read one first.
+_BLOCK: Final = 4096
+_ID_SIZE: Final = 8
+_HEAD: Final = Struct("<8s8sQ")
+_CHECKSUM: Final = Struct("<I")
+_RECORD: Final = Struct("<IQ8s")
+_RECORD_HEAD: Final = _CHECKSUM.size + _RECORD.size
+_PADDING: Final = bytes(_BLOCK)
+_MARK: Final = Struct("<8sQQ")
+
+# On these systems a write with O_DSYNC is on the disk when it returns. Elsewhere there is no journal.
+SUPPORTED: Final = os.uname().sysname == "Linux"
+
+
+class Mark(NamedTuple):
+    """How far an environment has executed its journal: the next record's sequence, and where it begins."""
+
+    id: bytes
+    sequence: int
+    offset: int
+
+    def encode(self) -> bytes:
+        """As it is stored."""
+        return _MARK.pack(*self)
+
+
+def decode_mark(value: bytes, path: Path) -> Mark:
+    """The mark stored. Raises CorruptStore; path is for the message."""
+    try:
+        return Mark(*_MARK.unpack(value))
+    except StructError as error:
+        raise CorruptStore(f"{path}: the mark of the journal is damaged: {error}") from error
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One record: its payload and the mark of what comes after it."""
+
+    payload: bytes
+    after: Mark
+
+
+class Journal:
+    """A journal that is written. Made by prepare()."""
+
+    def __init__(self, descriptor: int, identifier: bytes, size: int) -> None:
+        """Made by prepare()."""
+        self._fd = descriptor
+        self._size = size
+        self._next = Mark(identifier, 1, _BLOCK)
+        # Where the oldest record begins that may not be overwritten; None while there is none.
+        self._oldest: int | None = None
+
+    @property
+    def mark(self) -> Mark:
+        """The mark of what is written next."""
+        return self._next
+
+    @property
+    def used(self) -> int:
+        """Bytes that may not be overwritten."""
+        if self._oldest is None:
+            return 0
+        behind = self._next.offset - self._oldest
+        return behind if behind > 0 else behind + self._size - _BLOCK
+
+    def fits(self, length: int) -> bool:
+        """Whether a payload of so many bytes finds room."""
+        return self._place(length) is not None
+
+    def append(self, payload: bytes) -> None:
+        """Write a record; it is durable on return. The caller has asked fits(). Raises OSError if it is not."""
+        offset = self._place(len(payload))
+        assert offset is not None, "a record was appended that does not fit"
+        identifier, sequence, _ = self._next
+        head = _RECORD.pack(len(payload), sequence, identifier)
+        length = _RECORD_HEAD + len(payload)
+        padding = -length % _BLOCK
+        checksum = _CHECKSUM.pack(crc32(payload, crc32(head)))
+        # A sequence is used once: what a write that failed has left behind must not continue the next one.
+        self._next = Mark(identifier, sequence + 1, offset)
+        written = os.pwritev(self._fd, (checksum, head, payload, _PADDING[:padding]), offset)
+        if written != length + padding:
+            raise OSError(errno.EIO, f"only {written} of {length + padding} bytes were written")
+        self._next = Mark(identifier, sequence + 1, offset + length + padding)
+        if self._oldest is None:
+            self._oldest = offset
+
+    def release(self, mark: Mark) -> None:
+        """The environment has executed everything before `mark`, durably: that may be overwritten."""
+        self._oldest = None if mark.offset == self._next.offset else mark.offset
+
+    def close(self) -> None:
+        """Close the file. Closing twice is fine."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+    def _place(self, length: int) -> int | None:
+        """Where a payload of this length would go; None if there is no room."""
+        need = _RECORD_HEAD + length
+        need += -need % _BLOCK
+        head, oldest = self._next.offset, self._oldest
+        if oldest is None:
+            if head + need <= self._size:
+                return head
+            return _BLOCK if _BLOCK + need <= self._size else None
+        # The ring is never filled to the last block: that it is full could not be told from that it is empty.
+        if head > oldest:
+            if head + need <= self._size:
+                return head
+            return _BLOCK if _BLOCK + need < oldest else None
+        return head if head + need < oldest else None
+
+
+def prepare(path: Path, size: int = SIZE, *, durable: bool = True) -> Journal:
+    """Make the journal of the environment in directory `path`, or make an old one new: nothing in it counts any more.
+
+    The environment must have executed what was in it, and must store the mark before anything is appended. durable:
+    whether an append waits for the disk. Raises OSError, ENOSPC among others.
+    """
+    file = path / FILE
+    if not file.exists() or file.stat().st_size != size:
+        new = path / NEW_FILE
+        with open(new, "wb", opener=_open_private) as stream:
+            for _ in range(0, size, MIB):
+                stream.write(bytes(min(MIB, size)))
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.replace(new, file)
+        sync_directory(path)
+    descriptor = os.open(file, os.O_RDWR | os.O_CLOEXEC | (os.O_DSYNC if durable else 0))
+    try:
+        identifier = os.urandom(_ID_SIZE)
+        head = _HEAD.pack(_MAGIC, identifier, size)
+        os.pwrite(descriptor, (head + _CHECKSUM.pack(crc32(head))).ljust(_BLOCK, b"\0"), 0)
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return Journal(descriptor, identifier, size)
+
+
+def records(path: Path, mark: Mark) -> Iterator[Record]:
+    """The records that the environment in directory `path` has not executed, in their order.
+
+    A last record that a crash has cut off was not acknowledged, and ends them. Raises CorruptStore if the journal is
+    missing or another one, or if what is cut off has records after it: those were acknowledged.
+    """
+    file = path / FILE
+    try:
+        data = file.read_bytes()
+    except FileNotFoundError:
+        raise CorruptStore(f"{file}: the journal is missing, and what it held was acknowledged; {_WAY_OUT}") from None
+    _check_head(file, data, mark)
+    while True:
+        for offset in (mark.offset, _BLOCK):
+            found = _record(data, offset)
+            if found is not None and found.after.id == mark.id and found.after.sequence == mark.sequence + 1:
+                break
+        else:
+            _check_rest(file, data, mark)
+            return
+        yield found
+        mark = found.after
+
+
+_WAY_OUT: Final = (
+    "put it back as it was, or remove this member from the cluster and add it again with an empty data directory"
+)
+
+
+def _check_head(file: Path, data: bytes, mark: Mark) -> None:
+    length = _HEAD.size + _CHECKSUM.size
+    if len(data) < _BLOCK or _CHECKSUM.unpack_from(data, _HEAD.size)[0] != crc32(data[: _HEAD.size]):
+        raise CorruptStore(f"{file}: the first {length} bytes of the journal are damaged; {_WAY_OUT}")
+    magic, identifier, size = _HEAD.unpack_from(data)
+    if magic != _MAGIC or size != len(data):
+        raise CorruptStore(f"{file}: the journal has {len(data)} bytes where it says {size}; {_WAY_OUT}")
+    if identifier != mark.id:
+        raise CorruptStore(f"{file}: is not the journal that this log was written with; {_WAY_OUT}")
+
+
+def _record(data: bytes, offset: int) -> Record | None:
+    """The record at an offset; None if there is none, or a damaged one."""
+    start = offset + _RECORD_HEAD
+    if start > len(data):
+        return None
+    length, sequence, identifier = _RECORD.unpack_from(data, offset + _CHECKSUM.size)
+    end = start + length
+    payload = data[start:end]
+    if len(payload) < length:
+        return None
+    if _CHECKSUM.unpack_from(data, offset)[0] != crc32(payload, crc32(data[offset + _CHECKSUM.size : start])):
+        return None
+    return Record(payload, Mark(identifier, sequence + 1, end + -end % _BLOCK))
+
+
+def _check_rest(file: Path, data: bytes, mark: Mark) -> None:
+    """See that nothing comes after the last record."""
+    for offset in range(_BLOCK, len(data), _BLOCK):
+        found = _record(data, offset) if data[offset + 16 : offset + 24] == mark.id else None
+        if found is not None and found.after.sequence > mark.sequence + 1:
+            raise CorruptStore(
+                f"{file}: record {mark.sequence} of the journal is damaged, and there are records after it; {_WAY_OUT}"
+            )
+
+
+def _open_private(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_CLOEXEC, 0o600)
