@@ -19,7 +19,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Final
 
-from tests.faultfs.trace import MARK, encode
+from tests.faultfs.trace import DIRECTORY_SYNCED, MARK, SYNC_BEGIN, WRITE, encode
 
 SOURCE: Final = Path(__file__).with_name("shim.c")
 
@@ -40,8 +40,8 @@ SOURCE: Final = Path(__file__).with_name("shim.c")
     _WRITE_FAILURES,
     _WRITE_DELAY,
     _CLOCK_OFFSET,
-    _SYNCS,
-    _WRITES,
+    _KILL_KIND,
+    _BY_KIND,
 ) = range(17)
 _FIELDS: Final = 32
 _FILTER_SIZE: Final = 256
@@ -135,12 +135,16 @@ class FaultFs:
     @property
     def syncs(self) -> int:
         """How many of them were fsync or fdatasync, of files and directories."""
-        return self._get(_SYNCS)
+        return self.count(SYNC_BEGIN) + self.count(DIRECTORY_SYNCED)
 
     @property
     def writes(self) -> int:
         """How many of them were writes."""
-        return self._get(_WRITES)
+        return self.count(WRITE)
+
+    def count(self, kind: int) -> int:
+        """How many of them were of a kind, as trace.py names them; a sync is SYNC_BEGIN."""
+        return self._get(_BY_KIND + kind)
 
     @property
     def killed(self) -> int:
@@ -161,11 +165,13 @@ class FaultFs:
 
     # What is to happen.
 
-    def kill_at(self, operation: int, *, after: bool = False, everyone: bool = True) -> None:
+    def kill_at(self, operation: int, *, kind: int = 0, after: bool = False, everyone: bool = True) -> None:
         """SIGKILL before an operation is carried out, or right after it; 0 disarms.
 
-        everyone: all processes under this layer; otherwise only the one that comes to the operation.
+        kind: count only operations of this kind, as trace.py names them. everyone: all processes under this layer;
+        otherwise only the one that comes to the operation.
         """
+        self._set(_KILL_KIND, kind)
         self._set(_KILLED, 0)
         self._set(_KILL_AFTER, after)
         self._set(_KILL_ALL, everyone)

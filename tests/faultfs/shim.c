@@ -33,7 +33,7 @@
 /* The control block: eight-byte numbers, then the part of a path that faults are for, then who has joined. */
 enum {
     OPERATIONS, KILL_AT, KILL_AFTER, KILL_ALL, KILLED, SYNC_ERRNO, SYNC_FAILURES, SYNC_DELAY, SYNC_LIE, SYNC_SKIP,
-    SPACE_LEFT, WRITE_ERRNO, WRITE_FAILURES, WRITE_DELAY, CLOCK_OFFSET, SYNCS, WRITES, FIELDS = 32
+    SPACE_LEFT, WRITE_ERRNO, WRITE_FAILURES, WRITE_DELAY, CLOCK_OFFSET, KILL_KIND, BY_KIND, FIELDS = 32
 };
 #define FILTER_SIZE 256
 #define MOST_PROCESSES 256
@@ -174,14 +174,22 @@ static void end(int64_t operation) {
     for (;;) pause();
 }
 
-static int64_t count(void) {
-    int64_t operation = add(OPERATIONS, 1);
-    if (operation == get(KILL_AT) && !get(KILL_AFTER)) end(operation);
+static __thread int64_t last_operation;
+
+/* An operation begins. Its number among all of them. */
+static int64_t count(int kind) {
+    int64_t operation = add(OPERATIONS, 1), of_kind = add(BY_KIND + kind, 1);
+    int64_t wanted = get(KILL_KIND);
+    if (get(KILL_AT) == (wanted == kind ? of_kind : wanted ? -1 : operation)) {
+        if (!get(KILL_AFTER)) end(operation);
+        last_operation = operation;
+    }
     return operation;
 }
 
+/* It has ended. */
 static void counted(int64_t operation) {
-    if (operation == get(KILL_AT) && get(KILL_AFTER)) end(operation);
+    if (last_operation == operation) end(operation);
 }
 
 /* The trace. One order for all processes: what is done and written down under the lock is one step. */
@@ -300,7 +308,7 @@ static int do_open(int directory, const char *name, int flags, mode_t mode) {
     int64_t operation = 0;
     lock();
     int existed = inode_of(path) != 0;
-    if (!existed || flags & O_TRUNC) operation = count();
+    if (!existed || flags & O_TRUNC) operation = count(existed ? TRUNCATE : CREATE);
     int fd = real_openat(directory, name, flags, mode);
     forget(fd);
     if (fd >= 0) {
@@ -384,9 +392,8 @@ static int64_t room(int fd, off_t offset, size_t size) {
 
 /* A write at `offset`, or where the descriptor stands if that is negative. */
 static ssize_t do_write(struct descriptor *entry, int fd, const struct iovec *data, int parts, off_t offset) {
-    int64_t operation = count();
+    int64_t operation = count(WRITE);
     size_t size = total(data, parts);
-    add(WRITES, 1);
     if (chosen(entry->path)) {
         wait_microseconds(get(WRITE_DELAY));
         if (get(WRITE_ERRNO) && take(WRITE_FAILURES)) {
@@ -481,7 +488,7 @@ ssize_t sendfile64(int, int, off64_t *, size_t) __attribute__((alias("sendfile")
 /* Sizes. */
 
 static int resize(struct descriptor *entry, int fd, int kind, off_t offset, off_t size) {
-    int64_t operation = count();
+    int64_t operation = count(kind);
     lock();
     int result = chosen(entry->path) && room(fd, offset, size) < size ? ENOSPC : 0;
     if (!result && kind == TRUNCATE) result = real_ftruncate(fd, offset + size) ? errno : 0;
@@ -535,8 +542,7 @@ int fallocate64(int, int, off64_t, off64_t) __attribute__((alias("fallocate")));
 /* Syncing. */
 
 static int do_sync(struct descriptor *entry, int fd, int (*real)(int)) {
-    int64_t operation = count();
-    add(SYNCS, 1);
+    int64_t operation = count(entry->directory ? DIRECTORY_SYNCED : SYNC_BEGIN);
     int counts = chosen(entry->path), result = 0;
     if (!entry->directory) {
         lock();
@@ -590,7 +596,7 @@ int renameat(int from_directory, const char *from, int to_directory, const char 
         errno = EXDEV;
         return -1;
     }
-    int64_t operation = count();
+    int64_t operation = count(RENAME);
     lock();
     uint64_t inode = inode_of(old);
     int result = real_renameat(from_directory, from, to_directory, to);
@@ -612,7 +618,7 @@ int unlinkat(int directory, const char *name, int flags) {
     char path[PATH_MAX];
     if (!resolve(directory, name, path)) return real_unlinkat(directory, name, flags);
     if (!inode_of(path)) return real_unlinkat(directory, name, flags);
-    int64_t operation = count();
+    int64_t operation = count(flags & AT_REMOVEDIR ? RMDIR : UNLINK);
     lock();
     uint64_t inode = inode_of(path);
     int result = real_unlinkat(directory, name, flags);
@@ -630,7 +636,7 @@ int mkdirat(int directory, const char *name, mode_t mode) {
     char path[PATH_MAX];
     if (!resolve(directory, name, path)) return real_mkdirat(directory, name, mode);
     if (inode_of(path)) return real_mkdirat(directory, name, mode);
-    int64_t operation = count();
+    int64_t operation = count(MKDIR);
     lock();
     int result = real_mkdirat(directory, name, mode);
     if (!result) note(MKDIR, operation, inode_of(path), path, 0, 0);

@@ -156,6 +156,14 @@ def test_a_process_is_killed_before_or_after_the_operation(faults: FaultFs, afte
     assert sorted(os.listdir(faults.root)) == (["f0", "f1", "f2"] if after else ["f0", "f1"])
 
 
+def test_an_operation_is_chosen_by_its_kind(faults: FaultFs) -> None:
+    faults.kill_at(2, kind=traces.RENAME)
+    done = run(faults, "\n".join(f"open('f{n}', 'wb').close(); os.rename('f{n}', 'g{n}')" for n in range(5)))
+    assert done.returncode == -signal.SIGKILL
+    assert sorted(os.listdir(faults.root)) == ["f1", "g0"]
+    assert faults.count(traces.RENAME) == 2
+
+
 @pytest.mark.parametrize("everyone", [False, True])
 def test_the_other_processes_die_with_the_one_that_comes_to_the_operation(faults: FaultFs, everyone: bool) -> None:
     waiting = subprocess.Popen(

@@ -38,7 +38,7 @@ _HEAD: Final = struct.Struct("=IIIIQQQq")
 class Record:
     """One change.
 
-    path: below the root, without a slash in front; of an open file, what it was when it was opened. A write has none: the
+    path: below the root, without a slash in front; of an open file, as it was when it was opened. A write has none: the
     inode says which file it was. to: of a rename, the new path. length of a SYNC_END: 0 if all that was written before
     the SYNC_BEGIN is synced, otherwise the bytes of the synchronous write it ends. operation: its number, as
     FaultFs.operations counts; 0 for marks.
