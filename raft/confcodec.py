@@ -19,6 +19,7 @@ from raft.messages import (
 
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 _MAX_VARINT_BYTES = 10
+_MAX_FIELD = (1 << 29) - 1
 
 _Field = tuple[int, int | bytes]
 
@@ -112,8 +113,8 @@ def _fields(data: bytes) -> list[_Field]:
     while position < len(data):
         tag, position = _read_varint(data, position)
         number, wire = tag >> 3, tag & 7
-        if number == 0:
-            raise CodecError("field number 0")
+        if not 0 < number <= _MAX_FIELD:
+            raise CodecError(f"field number {number}")
         if wire == _VARINT:
             value, position = _read_varint(data, position)
             fields.append((number, value))

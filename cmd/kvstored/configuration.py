@@ -99,7 +99,7 @@ def read_file(path: Path) -> dict[str, str]:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigFileError(f"cannot read the configuration file {path}: {error.strerror}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except Exception as error:  # not only YAMLError: a value that is not what its tag says ends in any error
         raise ConfigFileError(f"the configuration file {path} is not YAML: {' '.join(str(error).split())}") from error
     if content is None:
         return {}

@@ -4,6 +4,7 @@ A request that passes can still be refused when it is applied (a lease that is g
 """
 
 from collections.abc import Iterable
+from typing import Final
 
 from kvstore.errors import (
     DuplicateKey,
@@ -16,6 +17,10 @@ from kvstore.errors import (
 )
 from kvstore.mvcc.intervals import IntervalSet
 from kvstore.pb import rpc_pb2
+
+MAX_NESTING: Final = 40
+"""Transactions inside one another. Decoders of protobuf stop at 100 levels, of which a nested transaction takes two; an
+entry of the log adds two of its own, and one that cannot be decoded ends every member that has to apply it."""
 
 _SORT_ORDERS = frozenset(rpc_pb2.RangeRequest.SortOrder.values())
 _SORT_TARGETS = frozenset(rpc_pb2.RangeRequest.SortTarget.values())
@@ -49,16 +54,16 @@ def check_txn(request: rpc_pb2.TxnRequest, max_ops: int) -> None:
     """Check a transaction with all that it nests.
 
     max_ops: the most compares, success or failure operations; a nested transaction may use what its parent left.
-    Raises TooManyOps, DuplicateKey, KeyNotFound (an operation without a request) and what its operations raise.
+    Raises TooManyOps (also for more than MAX_NESTING levels), DuplicateKey, KeyNotFound (an operation without a request) and what its operations raise.
     """
-    _check_operations(request, max_ops)
+    _check_operations(request, max_ops, MAX_NESTING)
     _writes_of(request.success)
     _writes_of(request.failure)
 
 
-def _check_operations(request: rpc_pb2.TxnRequest, max_ops: int) -> None:
+def _check_operations(request: rpc_pb2.TxnRequest, max_ops: int, max_nesting: int) -> None:
     used = max(len(request.compare), len(request.success), len(request.failure))
-    if used > max_ops:
+    if used > max_ops or max_nesting < 0:
         raise TooManyOps
     for compare in request.compare:
         if not compare.key:
@@ -73,7 +78,7 @@ def _check_operations(request: rpc_pb2.TxnRequest, max_ops: int) -> None:
                 case "request_delete_range":
                     check_delete_range(operation.request_delete_range)
                 case "request_txn":
-                    _check_operations(operation.request_txn, max_ops - used)
+                    _check_operations(operation.request_txn, max_ops - used, max_nesting - 1)
                 case _:
                     raise KeyNotFound
 

@@ -6,6 +6,7 @@ sends is looked at.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
@@ -17,6 +18,9 @@ _CLUSTER: Final = "kvstore-cluster-id"
 _FROM: Final = "kvstore-from"
 _TO: Final = "kvstore-to"
 _VERSIONS: Final = "kvstore-peer-versions"
+
+_ID: Final = re.compile("[0-9a-f]{1,16}")
+_RANGE: Final = re.compile("[0-9]{1,9}-[0-9]{1,9}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +47,11 @@ class Caller:
         """As it was received. Raises RpcError INVALID_ARGUMENT if anything is missing or malformed."""
         given = {key: value for key, value in metadata if isinstance(value, str)}
         try:
+            if not _RANGE.fullmatch(given[_VERSIONS]) or not all(
+                _ID.fullmatch(given[key]) for key in (_CLUSTER, _FROM, _TO)
+            ):
+                # int() would take signs, blanks, underscores and the digits of every script.
+                raise ValueError("not as metadata() writes it")
             low, _, high = given[_VERSIONS].partition("-")
             cluster, from_, to = (int(given[name], 16) for name in (_CLUSTER, _FROM, _TO))
             return cls(cluster, from_, to, (int(low), int(high)))

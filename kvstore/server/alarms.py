@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from kvstore.pb.rpc_pb2 import AlarmMember, AlarmRequest, AlarmType
 from kvstore.server.membership import MemberTable
+
+_KINDS: Final = frozenset(AlarmType.values()) - {AlarmType.NONE}
 
 
 class Alarms:
@@ -38,12 +42,13 @@ class Alarms:
         row = (request.memberID, request.alarm)
         if request.action == AlarmRequest.GET:
             return self.raised(request.alarm)
+        if request.alarm not in _KINDS:
+            # The log holds what clients sent, and protobuf lets any number pass as an enum's.
+            return []
         if request.action == AlarmRequest.ACTIVATE:
-            if request.alarm == AlarmType.NONE:
-                return []
             self._raised.add(row)
             self._table.put(_key(*row), b"\x01")
-        elif row in self._raised:
+        elif request.action == AlarmRequest.DEACTIVATE and row in self._raised:
             self._raised.discard(row)
             self._table.delete(_key(*row))
         else:

@@ -75,7 +75,12 @@ class RequestProposer:
         self.stopped = False
 
     def propose(self, kind: str, request: ProtoMessage) -> Promise[bytes]:
-        """Propose a request: its encoded response once it is applied, or the KvstoreError it came to."""
+        """Propose a request: its encoded response once it is applied, or the KvstoreError it came to.
+
+        Fields that this version does not know are taken out of it: a member of a later version would act on them when
+        it applies the entry, and groups in them may be nested so deep that the entry could not be decoded.
+        """
+        request.DiscardUnknownFields()
         encoded = request.SerializeToString()
         proposals = self._proposals
         if len(encoded) > self._max_request_bytes:

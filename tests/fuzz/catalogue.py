@@ -1,0 +1,14 @@
+"""All targets, by name."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from tests.fuzz import encodings, peer_bytes, replicas, rpc_bytes, settings, stored_bytes
+from tests.fuzz.target import Target
+
+TARGETS: Final[dict[str, Target]] = {
+    target.name: target
+    for module in (rpc_bytes, encodings, replicas, peer_bytes, stored_bytes, settings)
+    for target in module.TARGETS
+}

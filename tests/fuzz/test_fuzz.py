@@ -1,0 +1,18 @@
+"""A fixed number of inputs for every target, the same in every run. `python -m tests.fuzz` goes on from there."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.fuzz.catalogue import TARGETS
+from tests.fuzz.runner import run_examples
+from tests.fuzz.target import Target
+
+SEED = 20
+
+
+@pytest.mark.parametrize("target", TARGETS.values(), ids=TARGETS)
+def test_every_input_is_taken(target: Target) -> None:
+    with target.open() as check:
+        failure = run_examples(target, check, target.examples, SEED)
+    assert failure is None, f"{failure.value!r}" if failure else ""
