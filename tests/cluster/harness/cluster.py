@@ -26,7 +26,11 @@ _NOT_YET = ("etcdserver: unhealthy cluster", "etcdserver: re-configuration faile
 
 
 class Member:
-    """One member: its ports and directory, which it keeps through restarts, and its process while it has one."""
+    """One member: its ports and directory, which it keeps through restarts, and its process while it has one.
+
+    advertised_peer_url: where the other members find it; a test that stands between them puts its own address there.
+    environment: variables of its process, over the binary's.
+    """
 
     def __init__(self, binary: Binary, name: str, directory: Path, ports: PortReservation) -> None:
         self.binary = binary
@@ -37,7 +41,9 @@ class Member:
         self.directory.mkdir(parents=True)
         self.peer_port = ports.take()
         self.client_port = ports.take()
+        self.advertised_peer_url = self.peer_url
         self.flags: dict[str, str] = {}
+        self.environment: dict[str, str] = {}
         self.process: ManagedProcess | None = None
         self._client: Client | None = None
 
@@ -70,7 +76,7 @@ class Member:
             "name": self.name,
             "data-dir": str(self.data),
             "listen-peer-urls": self.peer_url,
-            "initial-advertise-peer-urls": self.peer_url,
+            "initial-advertise-peer-urls": self.advertised_peer_url,
             "listen-client-urls": self.client_url,
             "advertise-client-urls": self.client_url,
             "log-level": "info",
@@ -83,7 +89,8 @@ class Member:
     def start(self, **changed: str) -> None:
         """Start the process. Says nothing of whether it serves."""
         assert not self.running, f"{self.name} runs already"
-        self.process = ManagedProcess(self.command(**changed), self.binary.environment, self.log, self.directory)
+        environment = {**self.binary.environment, **self.environment}
+        self.process = ManagedProcess(self.command(**changed), environment, self.log, self.directory)
 
     def run_to_end(self, timeout: float = READY_SECONDS, **changed: str) -> tuple[int, str]:
         """Start a process that is expected to give up by itself: its exit status and what it wrote."""
@@ -122,11 +129,23 @@ class Member:
 
         assert status == self.binary.clean_exit, f"exit status {status}; its log:\n{self.log_tail()}"
 
+    def request_stop(self) -> None:
+        """SIGTERM, without waiting for what comes of it."""
+        self._running_process().send(signal.SIGTERM)
+
+    def wait_ended(self, timeout: float) -> int:
+        """Wait for its end: the exit status. Raises subprocess.TimeoutExpired."""
+        return self._running_process().wait(timeout)
+
     def pause(self) -> None:
         self._running_process().send(signal.SIGSTOP)
 
     def resume(self) -> None:
         self._running_process().send(signal.SIGCONT)
+
+    def signal_group(self, number: signal.Signals) -> None:
+        """Send a signal to the member and all that it started, and go on at once."""
+        self._running_process().send_group(number)
 
     def wipe(self) -> None:
         """Delete its data, as if its disk had been replaced."""
@@ -212,13 +231,17 @@ class Cluster:
         self.members: list[Member] = []
         self._prepared: list[Member] = []
         for number in range(1, size + 1):
-            self.members.append(Member(binary, f"m{number}", directory, self.ports))
+            self.members.append(self.make_member(f"m{number}"))
         for member in self.members:
             member.flags = self._bootstrap_flags(self.members, "new")
 
+    def make_member(self, name: str) -> Member:
+        """A member of this cluster, not started; to be overridden by clusters whose members are special."""
+        return Member(self.binary, name, self.directory, self.ports)
+
     def _bootstrap_flags(self, members: Iterable[Member], state: str) -> dict[str, str]:
         return {
-            "initial-cluster": ",".join(f"{member.name}={member.peer_url}" for member in members),
+            "initial-cluster": ",".join(f"{member.name}={member.advertised_peer_url}" for member in members),
             "initial-cluster-state": state,
             "initial-cluster-token": self.token,
             **self.flags,
@@ -285,7 +308,7 @@ class Cluster:
 
     def prepare_member(self, name: str) -> Member:
         """A member that nobody knows of yet."""
-        member = Member(self.binary, name, self.directory, self.ports)
+        member = self.make_member(name)
         self._prepared.append(member)
         return member
 
@@ -300,7 +323,7 @@ class Cluster:
 
     def add_again(self, member: Member, *, learner: bool = False) -> Member:
         """Add a member that was removed and wiped, with the ports and the directory it had."""
-        request = MemberAddRequest(peerURLs=[member.peer_url], isLearner=learner)
+        request = MemberAddRequest(peerURLs=[member.advertised_peer_url], isLearner=learner)
         self._reconfigure(lambda leader: leader.cluster.MemberAdd(request))
         self.joined(member)
         return member

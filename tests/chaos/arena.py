@@ -1,0 +1,210 @@
+"""The cluster under test as the faults see it: members behind proxies, and who may be mistreated now.
+
+Everything here blocks; the proxies and whoever measures live on a loop of their own.
+"""
+
+import random
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import grpc
+
+from kvstore.pb.rpc_pb2 import AlarmRequest, AlarmType, PutRequest
+from tests.chaos.background import Background
+from tests.chaos.network import Condition, Network
+from tests.chaos.partitions import Pairs
+from tests.chaos.session import Ledger
+from tests.cluster.harness import Binary, Cluster, Member, wait_until
+from tests.faultfs import FaultFs, NoCompiler
+from tests.history import Recorder
+from tests.history.convert import operation
+from tests.history.model import History
+
+HEAL_SECONDS = 60.0
+"""How long a cluster may take to serve again on every member once nothing is done to it any more."""
+
+
+DISARM = AlarmRequest(action=AlarmRequest.DEACTIVATE, alarm=AlarmType.NOSPACE)
+
+
+class NotNow(Exception):
+    """A fault has nobody to strike: all members are in other hands already."""
+
+
+class Fallen(AssertionError):
+    """A member ended by itself, and nothing that was done to it excuses that."""
+
+
+class ProxiedCluster(Cluster):
+    """A cluster whose members reach each other through the proxies of a network."""
+
+    def __init__(
+        self,
+        binary: Binary,
+        directory: Path,
+        size: int,
+        flags: dict[str, str],
+        background: Background,
+        network: Network,
+    ) -> None:
+        self._background = background
+        self._network = network
+        # The defaults of the program itself, not the short ones of most tests.
+        self.layers: dict[str, FaultFs] = {}
+        super().__init__(binary, directory, size, {"heartbeat-interval": "100", "election-timeout": "1000", **flags})
+
+    def make_member(self, name: str) -> Member:
+        member = super().make_member(name)
+        port = self._background.run(self._network.listen(name, member.peer_port))
+        member.advertised_peer_url = f"http://127.0.0.1:{port}"
+        with suppress(NoCompiler):
+            layer = FaultFs(member.data, member.directory / "faults")
+            self.layers[name] = layer
+            member.environment.update(layer.environment)
+        return member
+
+    def close(self) -> None:
+        super().close()
+        for layer in self.layers.values():
+            layer.close()
+
+    def introduce(self) -> None:
+        """Tell the network who is who, as far as the members know it themselves."""
+        for member in self.members:
+            status = member.status()
+            if status is not None:
+                self._background.call(self._network.know, {status.header.member_id: member.name})
+
+
+class Arena:
+    """What faults act upon."""
+
+    def __init__(self, cluster: ProxiedCluster, background: Background, network: Network) -> None:
+        self.cluster = cluster
+        self.background = background
+        self.network = network
+        self._occupied: set[str] = set()
+        self._excused: set[str] = set()
+        self._added = 0
+        self._alarm_expected = False
+        self._rooms = 0
+        self._ledger = Ledger(Recorder())
+
+    @property
+    def history(self) -> History:
+        """What the operator has asked of the store."""
+        return self._ledger.recorder.history()
+
+    def recorded(self, method: Callable[..., Any], request: Any, timeout: float) -> Any:
+        """Ask something of the store in the operator's name. Raises grpc.RpcError."""
+        call = self._ledger.recorder.begin("operator", operation(request))
+        try:
+            response = method(request, timeout=timeout)
+        except grpc.RpcError as error:
+            self._ledger.failed(call, error.details() or "")
+            raise
+        self._ledger.answered(call, response)
+        return response
+
+    @property
+    def names(self) -> list[str]:
+        """The members' names, in order."""
+        return sorted(member.name for member in self.cluster.members)
+
+    def free(self) -> list[Member]:
+        """The running members that no fault has taken, in the order of their names."""
+        members = [each for each in self.cluster.members if each.running and each.name not in self._occupied]
+        return sorted(members, key=lambda member: member.name)
+
+    @contextmanager
+    def taken(self, *members: Member) -> Iterator[None]:
+        """Keep other faults away from these members."""
+        names = {member.name for member in members}
+        self._occupied |= names
+        try:
+            yield
+        finally:
+            self._occupied -= names
+
+    def any_member(self, chance: random.Random) -> Member:
+        """One of the members that are free. Raises NotNow."""
+        free = self.free()
+        if not free:
+            raise NotNow
+        return chance.choice(free)
+
+    def leader(self) -> Member:
+        """The leader, as soon as there is one. Raises NotNow if it is in other hands or cannot be found."""
+        try:
+            leader = self.cluster.leader(5.0)
+        except AssertionError as error:
+            raise NotNow from error
+        if leader.name in self._occupied:
+            raise NotNow
+        return leader
+
+    def excuse(self, member: Member) -> None:
+        """What is done to this member may end it: it is only started again."""
+        self._excused.add(member.name)
+
+    def layer(self, member: Member) -> FaultFs:
+        """What stands between a member and its machine. Raises NotNow where that cannot be built."""
+        layer = self.cluster.layers.get(member.name)
+        if layer is None:
+            raise NotNow
+        return layer
+
+    def expect_alarm(self) -> None:
+        """What was done may have raised the alarm for space: it is to be disarmed once there is room again."""
+        self._alarm_expected = True
+
+    def set_links(self, pairs: Pairs | Iterable[tuple[str, str]], condition: Condition) -> None:
+        self.background.call(self.network.set, list(pairs), condition)
+
+    def next_name(self) -> str:
+        """A name that no member has had yet."""
+        self._added += 1
+        return f"x{self._added}"
+
+    def require_all_alive(self) -> None:
+        """Raise Fallen if a member that nothing was done to has ended; start those that had an excuse."""
+        for member in self.cluster.members:
+            if member.running:
+                continue
+            if member.name not in self._excused:
+                raise Fallen(f"{member.name} ended by itself; its log:\n{member.log_tail()}")
+            member.start()
+        self._excused.clear()
+
+    def settle(self, timeout: float = HEAL_SECONDS) -> None:
+        """Wait until every member serves. Raises AssertionError with their logs if one does not."""
+        self.require_all_alive()
+        for member in self.cluster.members:
+            self._wait_served(member, timeout)
+        self.cluster.introduce()
+        if self._alarm_expected:
+            self._disarm(timeout)
+            self._alarm_expected = False
+
+    def _disarm(self, timeout: float) -> None:
+        """What docs/operations.md says after a full disk: take back the alarm, until writes go through everywhere."""
+
+        def writable() -> bool:
+            for member in self.cluster.members:
+                member.client.maintenance.Alarm(DISARM, timeout=5.0)
+                self._rooms += 1
+                room = PutRequest(key=b"room", value=f"{member.name}-{self._rooms}".encode())
+                self.recorded(member.client.kv.Put, room, 5.0)
+            return True
+
+        wait_until(writable, "writes are taken again once there is room", timeout)
+
+    def _wait_served(self, member: Member, timeout: float) -> None:
+        try:
+            wait_until(lambda: not member.running or member.serves(), f"{member.name} serves again", timeout)
+        except AssertionError as error:
+            raise AssertionError(f"{error}\n{self.cluster.log_tails()}") from None
+        if not member.running:
+            raise Fallen(f"{member.name} ended by itself; its log:\n{member.log_tail()}")
