@@ -32,6 +32,11 @@ class CompareFailed(Exception):
     """There is nothing to compare, or a server failed; the text says what to do."""
 
 
+def matches(name: str, pattern: str) -> bool:
+    """Whether a name fits a shell pattern, or contains what is none."""
+    return fnmatch.fnmatch(name, pattern if any(mark in pattern for mark in "*?[") else f"*{pattern}*")
+
+
 @dataclass(frozen=True, slots=True)
 class Plan:
     """What is run.
@@ -51,8 +56,7 @@ class Plan:
         cls, *, quick: bool, only: str, members: tuple[int, ...], rounds: int, duration: float, processes: int
     ) -> "Plan":
         """only: a shell pattern of names, or a part of one; empty for all. quick: tiny, and once."""
-        pattern = only if any(mark in only for mark in "*?[") else f"*{only}*"
-        chosen = tuple(workload for workload in table() if fnmatch.fnmatch(workload.name, pattern))
+        chosen = tuple(workload for workload in table() if matches(workload.name, only))
         if quick:
             scale = Scale(keys=1_000, many_keys=20_000, seconds=0.2, failover_seconds=4.0)
             return cls(chosen, members, 1, scale, 0.0, processes)

@@ -10,11 +10,15 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from kvbench.compare import CompareFailed, Plan, compare
+from kvbench import disturbances
+from kvbench import stall as stalls
+from kvbench.compare import NO_ETCD, CompareFailed, Plan, compare, matches
 from kvbench.load import Kind, Load
 from kvbench.pool import LoadFailed, Pool, automatic_processes
 from kvbench.report import describe, to_json, to_text
 from kvbench.requests import KeySpace
+from kvbench.servers import ServerFailed, etcd, kvstored
+from kvstore.rpc import RpcError
 
 if TYPE_CHECKING:
     ParamType = click.ParamType[Any]
@@ -87,6 +91,7 @@ def program() -> None:
     watch                         watchers on all keys while keys are put
     lease                         keepalives of many leases
     compare                       kvstored against the etcd on the PATH
+    stall                         what heavy work costs others
 
     The summary says how busy the generator itself was: near 100% of a processor, it was the limit.
     """
@@ -274,6 +279,52 @@ def compare_(
     try:
         compare(plan, directory, json_file)
     except (CompareFailed, LoadFailed) as error:
+        raise click.ClickException(str(error)) from error
+
+
+@program.command(name="stall")
+@click.option(
+    "--only", default="", metavar="PATTERN", help="Only beside work whose name matches (* and ? as in a shell)."
+)
+@click.option("--server", type=click.Choice(["kvstored", "etcd"]), default="kvstored", show_default=True)
+@click.option("--duration", default="10s", show_default=True, type=Seconds(), help="Of each measurement.")
+@click.option("--keys", default=1_000_000, show_default=True, type=click.IntRange(1), help="Keys in the store.")
+@click.option("--bulk", default=100_000, show_default=True, type=click.IntRange(1), help="Keys or leases at once.")
+@click.option("--rate", default=500.0, show_default=True, type=click.FloatRange(1), help="Probes a second.")
+@click.option("--dir", "directory", type=click.Path(file_okay=False, path_type=Path), help="Where the data is kept.")
+@click.option(
+    "--json",
+    "json_file",
+    default="bench-results/stall.json",
+    show_default=True,
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Write all results here.",
+)
+def stall(
+    only: str,
+    server: str,
+    duration: float,
+    keys: int,
+    bulk: int,
+    rate: float,
+    directory: Path | None,
+    json_file: Path,
+) -> None:
+    """Measure what heavy work costs others: compaction, snapshots, large deletions, expiring leases ...
+
+    Starts a member of its own, loads it fully, and reads a key at a fixed rate beside that.
+    """
+    chosen = tuple(each for each in disturbances.table() if matches(each.name, only))
+    if not chosen:
+        names = ", ".join(each.name for each in disturbances.table())
+        raise click.UsageError(f"nothing has such a name; there are {names}")
+    measured = etcd() if server == "etcd" else kvstored()
+    if measured is None:
+        raise click.ClickException(NO_ETCD)
+    plan = stalls.Plan(chosen, seconds=duration, keys=keys, bulk=bulk, rate=rate)
+    try:
+        stalls.measure(plan, measured, directory, json_file)
+    except (LoadFailed, ServerFailed, RpcError) as error:
         raise click.ClickException(str(error)) from error
 
 

@@ -206,7 +206,7 @@ _PROCESS = (
     _gauge("os_fd_used", "File descriptors that this process has."),
     _histogram(
         "kvstore_loop_lag_seconds",
-        "How late the event loop ran a timer, sampled four times a second.",
+        "How late the event loop ran a timer, sampled fifty times a second.",
         exponential_buckets(0.0005, 2, 15),
     ),
 )
