@@ -315,6 +315,7 @@ def _assemble(
         applied=state.applied,
         on_leadership=lambda leadership: parts.lifecycle.leadership_changed(leadership),
         on_failure=give_up,
+        clock=surroundings.clock,
     )
     applier = Applier(
         member_id=identity.member_id,

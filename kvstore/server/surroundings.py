@@ -1,12 +1,13 @@
 """What a member finds around it: disks, a network, and chance.
 
 The real ones unless told otherwise. A simulation gives others, and so runs whole members in one process, from a seed.
-The clock is that of the running event loop. Knows nothing of what a member does with any of it.
+What time it is, the running event loop says. Knows nothing of what a member does with any of it.
 """
 
 from __future__ import annotations
 
 import random
+import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -62,11 +63,13 @@ def bind_host(url: Url) -> str | None:
 class Surroundings:
     """Everything that a member has from outside.
 
-    chance: ids, election timeouts. open_log, open_state: the disks, with the writers before them. open_channel,
-    serve_peers: the network between members, both ends.
+    chance: ids, election timeouts. clock: seconds, for how long work takes within a turn of the loop. open_log,
+    open_state: the disks, with the writers before them. open_channel, serve_peers: the network between members, both
+    ends.
     """
 
     chance: random.Random = field(default_factory=random.SystemRandom)
+    clock: Callable[[], float] = time.perf_counter
     open_log: OpenLog = wal.open_with_process
     open_state: OpenState = backend.open_with_process
     open_channel: OpenChannel = open_channel

@@ -1,9 +1,9 @@
 """Disks: a member's two environments, written in this process as its writer processes would, and lost like theirs.
 
-The state's batches are on disk when their transaction has been committed, some time after they were handed over; the
-member hears of it later still. The log's are in a journal first: durable, and told so, before they can be read.
-A crash drops what is neither, except that the disk may have got further than the member knew: some of what was handed
-over, in order, is kept. What was deferred may be lost from between what is kept.
+A batch is on disk when its transaction has been committed, some time after it was handed over; the member hears of it
+later still. A crash drops what is not committed, except that the disk may have got further than the member knew: some
+of what was handed over, in order, is committed before the end. The log's journal is a real file, small, so that it
+comes round again and again, and at times so slow that the log goes around it.
 """
 
 from __future__ import annotations
@@ -19,13 +19,15 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from kvstore.storage import environment, journal
 from kvstore.storage.backend import Backend, BackendOptions
-from kvstore.storage.batch import Operation, TableSpec, WriteBatch, WriteStats
+from kvstore.storage.batch import PUT, Operation, TableSpec, WriteBatch, WriteStats
 from kvstore.storage.engine import MIB, Engine, EngineOptions, begin_reading
 from kvstore.storage.environment import EngineReading, Environment
 from kvstore.storage.errors import DiskFull, JobFailed, StorageError, WriterFailed
 from kvstore.storage.helper import Helper
-from kvstore.storage.meta import META
+from kvstore.storage.journaled import JournaledWriter
+from kvstore.storage.meta import JOURNAL_KEY, META
 from kvstore.storage.snapshot import SnapshotReader
 from kvstore.storage.transaction import ReadTransaction
 from kvstore.storage.wal import ENTRIES, Wal, WalOptions
@@ -34,6 +36,7 @@ from raft.messages import Entry, HardState, SnapshotMetadata
 from tests.member_simulation.timeline import ProcessLoop, Timeline
 
 _MAP_SIZE = 256 * MIB
+_JOURNAL_BYTES = 128 * 1024
 
 
 @dataclass(slots=True)
@@ -50,13 +53,9 @@ class DiskHabits:
 
 @dataclass(slots=True)
 class _Batch:
-    """deferred: executed in its turn, whether or not it is durable. durable: whether it will be there after a crash."""
-
     operations: Sequence[Operation]
     done: Done
     stored: Done | None = None
-    deferred: bool = False
-    durable: bool = False
 
 
 @dataclass(slots=True)
@@ -70,20 +69,15 @@ class _Job:
 
 @dataclass(slots=True)
 class SimulatedWriter:
-    """A Writer whose process is imagined, and its journal with it.
-
-    _queue: what the environment does not show yet, in order.
-    """
+    """A Writer whose process is imagined. _queue: what is not committed yet, in order."""
 
     engine: Engine
     loop: ProcessLoop
     timeline: Timeline
     habits: DiskHabits
     name: str
-    journaled: bool
     events: WriterEvents = field(default_factory=WriterEvents)
     _queue: deque[_Batch | _Job] = field(default_factory=deque)
-    _journaling: bool = False
     _working: bool = False
     _told_full: bool = False
     _dead: bool = False
@@ -99,11 +93,11 @@ class SimulatedWriter:
 
     def defer(self, batch: WriteBatch, done: Done) -> None:
         """As Writer.defer."""
-        self._add(_Batch(marshal.loads(marshal.dumps(batch.operations)), done, deferred=True))
+        self.submit(batch, done)
 
     def settle(self, done: Done) -> None:
         """As Writer.settle."""
-        self._add(_Batch((), done, deferred=True))
+        self.submit(WriteBatch(), done)
 
     def run(self, function: str, arguments: Any) -> Future[Any]:
         """As Writer.run."""
@@ -149,33 +143,23 @@ class SimulatedWriter:
     # The imagined process and its disk.
 
     def crash(self) -> None:
-        """Die with the member. What is durable is kept, and some of what follows it in order."""
+        """Die with the member, after committing some of what was handed over."""
         if self._dead:
             return
         self._dead = True
-        chance = self.timeline.chance
-        more = 0 if self.habits.full else chance.randint(0, 3)
-        for entry in self._queue:
+        more = 0 if self.habits.full or self._broken else self.timeline.chance.randint(0, 3)
+        for entry in islice(self._queue, more):
             if isinstance(entry, _Job):
-                if self.journaled or not more:
-                    break
                 entry.commit()
-                more -= 1
-            elif entry.deferred:
-                if chance.random() < 0.5:
-                    self.engine.commit([entry.operations])
-            elif entry.durable or more:
-                more -= not entry.durable
-                self.engine.commit([entry.operations])
             else:
-                break
+                self.engine.commit([entry.operations])
         self._queue.clear()
         self.engine.close()
 
     def break_down(self) -> None:
         """The writer's process dies, the member does not."""
         if not self._dead and not self._broken:
-            self._broken = self._working = self._journaling = True
+            self._broken = self._working = True
             failed, self.events = self.events.failed, WriterEvents()
             self.loop.call_soon(failed, WriterFailed(f"{self.name}: the simulated writer died"))
 
@@ -202,9 +186,6 @@ class SimulatedWriter:
             self._queue.append(entry)
             self._work()
 
-    def _seconds(self) -> float:
-        return self.habits.seconds * self.habits.slow * self.timeline.chance.expovariate(1.0)
-
     def _work(self) -> None:
         """Begin with what waits, if there is room for it."""
         if self._dead:
@@ -222,31 +203,15 @@ class SimulatedWriter:
         if self._told_full:
             self._told_full = False
             self.loop.call_soon(self.events.recovered)
-        if self.journaled and not self._journaling:
-            fresh = [e for e in self._queue if isinstance(e, _Batch) and not e.deferred and not e.durable]
-            if fresh:
-                self._journaling = True
-                self.timeline.after(self._seconds(), lambda: self._journal(fresh))
         if not self._working:
+            self._working = True
             run = 0
             for entry in self._queue:
-                if isinstance(entry, _Job) or not (entry.durable or entry.deferred or not self.journaled):
+                if isinstance(entry, _Job):
                     break
                 run += 1
-            if run or isinstance(self._queue[0], _Job):
-                self._working = True
-                # The process behind a journal is in no hurry.
-                factor = self.timeline.chance.choice((1, 10, 100)) if self.journaled else 1
-                self.timeline.after(factor * self._seconds(), lambda: self._execute(run))
-
-    def _journal(self, batches: Sequence[_Batch]) -> None:
-        if self._dead or self._broken:
-            return
-        for batch in batches:
-            batch.durable = True
-        self.loop.call_soon(_call_all, [batch.done for batch in batches])
-        self._journaling = False
-        self._work()
+            seconds = self.habits.seconds * self.habits.slow * self.timeline.chance.expovariate(1.0)
+            self.timeline.after(seconds, lambda: self._execute(run))
 
     def _execute(self, run: int) -> None:
         if self._dead or self._broken:
@@ -269,8 +234,7 @@ class SimulatedWriter:
         stats = self.engine.commit([batch.operations for batch in batches])
         calls = []
         for batch in batches:
-            if not batch.durable:
-                calls.append(batch.done)
+            calls.append(batch.done)
             if batch.stored is not None:
                 calls.append(batch.stored)
         self.loop.call_soon(self._told, stats, calls)
@@ -356,12 +320,24 @@ class Disks:
         self._habits = habits
         self.writers: list[SimulatedWriter] = []
         self.locks: Sequence[int] = ()
+        self._worked = 0.0
         self.wal: _ToldWal | None = None
+
+    def clock(self) -> float:
+        """For how long work takes; nobody else's clock. Writing the journal takes as long as the disk likes."""
+        self._worked += self._timeline.chance.choice((0.0, 0.0, 0.0, 0.0, 0.00001, 0.011))
+        return self._worked
 
     def open_log(self, path: Path, options: WalOptions, events: WriterEvents, keep_open: Sequence[int]) -> Wal:
         """As wal.open_with_process."""
         self.locks = keep_open
         env = self._open(path, [META, ENTRIES], options.engine, "log")
+        engine = env.engine
+        assert engine is not None
+        environment._execute_journal(engine, path)
+        made = journal.prepare(path, _JOURNAL_BYTES, durable=False)
+        engine.commit([[(PUT, META.name, [(JOURNAL_KEY, made.mark.encode())])]])
+        env.writer = JournaledWriter(env.writer, made, path, loop=self._loop, clock=self.clock)
         self.wal = _ToldWal(env, options, events)
         return self.wal
 

@@ -204,6 +204,7 @@ class Host:
         self._stop = stop = asyncio.Event()
         surroundings = Surroundings(
             chance=random.Random(self._timeline.chance.getrandbits(64)),
+            clock=disks.clock,
             open_log=disks.open_log,
             open_state=disks.open_state,
             open_channel=self._open_channel,
