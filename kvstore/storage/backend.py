@@ -26,12 +26,19 @@ from kvstore.storage.table import DupTable, Table
 from kvstore.storage.writer import WriterEvents
 
 _FLUSH_SECONDS: Final = 0.1
-_FLUSH_OPERATIONS: Final = 10_000
+_FLUSH_OPERATIONS: Final = 100_000
+# A flush begins no sooner after the one before than so many times as long as that took.
+_FLUSH_DUTY: Final = 5
+_LONGEST_PAUSE: Final = 1.0
 
 
 @dataclass(frozen=True, slots=True)
 class BackendOptions:
-    """When the state is flushed: after so many seconds, or once so many keys have changed."""
+    """When the state is flushed: after so many seconds, or once so many rows have changed.
+
+    The log holds what is not flushed, so a flush is never urgent, and it competes with the log for the disk: after one
+    that took long the next waits up to a second, so that flushing takes a fifth of the time.
+    """
 
     flush_seconds: float = _FLUSH_SECONDS
     flush_operations: int = _FLUSH_OPERATIONS
@@ -60,6 +67,7 @@ class Backend:
         self._in_flight = False
         self._flush_again = False
         self._last_flush = 0.0
+        self._pause = self._options.flush_seconds
         # How many flushes were begun and done. What is active now goes into the next one.
         self._begun = 0
         self._done = 0
@@ -107,7 +115,7 @@ class Backend:
         if self._in_flight:
             return
         changed = self.overlay_ops
-        due = now - self._last_flush >= self._options.flush_seconds and (changed or self.applied != self.flushed)
+        due = now - self._last_flush >= self._pause and (changed or self.applied != self.flushed)
         if due or changed >= self._options.flush_operations:
             self._last_flush = now
             self.flush()
@@ -293,6 +301,7 @@ class Backend:
                 future.set_exception(error)
 
     def _committed(self, stats: WriteStats) -> None:
+        self._pause = max(self._options.flush_seconds, min(_FLUSH_DUTY * stats.seconds, _LONGEST_PAUSE))
         self.size = stats.file_bytes
         self.size_in_use = stats.file_bytes - stats.free_bytes
         self.events.committed(stats)

@@ -6,8 +6,9 @@ executed (transaction.py) or carried (frames.py).
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any, Final
 
 PLAIN: Final = 0
@@ -69,9 +70,40 @@ class WriteBatch:
         """Delete every row of the table."""
         self.operations.append((DROP, table, None))
 
+    def parts(self, rows: int) -> Iterator[list[Operation]]:
+        """The operations in order, in lists of no more than `rows` rows each, which have the same effect together."""
+        part: list[Operation] = []
+        room = rows
+        for operation in self.operations:
+            for piece, count in _pieces(operation, rows):
+                if count > room and part:
+                    yield part
+                    part, room = [], rows
+                part.append(piece)
+                room -= count
+        yield part
+
     def change_dups(self, table: str, added: ValueSets, removed: ValueSets) -> None:
         """Change value sets of a DUP table: values to remove by key, then values to add by key."""
         self.operations.append((DUP_CHANGE, table, (added, removed)))
+
+
+def _pieces(operation: Operation, rows: int) -> Iterator[tuple[Operation, int]]:
+    """An operation as several of at most so many rows, with their numbers."""
+    kind, table, payload = operation
+    if kind == PUT and len(payload) > rows:
+        items = iter(payload.items() if isinstance(payload, Mapping) else payload)
+        while piece := list(islice(items, rows)):
+            yield (PUT, table, piece), len(piece)
+    elif kind == DUP_CHANGE and len(payload[0]) > rows:
+        # What is removed goes first, and all of it: afterwards the order of what is added does not matter.
+        added, removed = iter(payload[0].items()), payload[1]
+        while changed := dict(islice(added, rows)):
+            yield (DUP_CHANGE, table, (changed, removed)), len(changed)
+            removed = {}
+    else:
+        count = len(payload) if kind == PUT else len(payload[0]) if kind == DUP_CHANGE else 1
+        yield operation, count
 
 
 @dataclass(slots=True)

@@ -28,6 +28,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Protocol
@@ -144,6 +145,8 @@ class DataDirectory:
         """
         stores.backend.table(META.name).active.update(dict(identity.rows()))
         await stores.backend.flush_all()
+        # A synced file whose name is not is gone after a power cut. From here on something may be acknowledged.
+        self._sync_names()
         await stores.wal.record(identity)
         self.identity = identity
 
@@ -152,6 +155,15 @@ class DataDirectory:
         for lock in self._locks:
             os.close(lock)
         self._locks.clear()
+
+    def _sync_names(self) -> None:
+        """Make the names of the directories and of all that was made in them durable."""
+        for directory in dict.fromkeys((self.db, self.wal, self.path / MEMBER, self.path)):
+            sync_directory(directory)
+        for directory in (self.wal.parent, self.path.parent):
+            # Whoever may not read it did not make it just now.
+            with suppress(PermissionError):
+                sync_directory(directory)
 
     def _remove_leftovers(self) -> None:
         for file in self.incoming.iterdir():
@@ -203,11 +215,10 @@ def _anything(_: MetaReader) -> None:
 def _peek(path: Path, accept: Callable[[MetaReader], None]) -> _Found:
     """Look into an environment that nobody has open, without changing anything."""
     data = path / DATA_FILE
-    # A file without a byte is one that LMDB had just made.
-    if not data.exists() or not data.stat().st_size:
+    if not data.exists() or never_committed(data):
         return _Found()
-    check_file(data)
     try:
+        check_file(data)
         with lmdb.open(os.fspath(path), map_size=0, max_dbs=1, readonly=True, lock=False) as env:
             try:
                 table = env.open_db(META.name.encode(), create=False)
@@ -219,7 +230,9 @@ def _peek(path: Path, accept: Callable[[MetaReader], None]) -> _Found:
                     accept(txn)
                 return _Found(identity, decode_format(txn, path) or 0, decode_position(txn.get(APPLIED_KEY)).index)
     except lmdb.Error as error:
-        raise CorruptStore(f"{data}: {error}; restore the member from a snapshot") from error
+        raise CorruptStore(f"{data}: {error}; {WAY_OUT}") from error
+    except CorruptStore as error:
+        raise CorruptStore(f"{error}; {WAY_OUT}") from error
 
 
 def _lock(path: Path, timeout: float) -> int:

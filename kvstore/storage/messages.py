@@ -27,6 +27,8 @@ SWAP_IN: Final = 5
 """(SWAP_IN, file, operations)"""
 RETRY: Final = 6
 """(RETRY,): there may be room on the disk again. Has no answer."""
+PART: Final = 7
+"""(PART, operations): the beginning of the next BATCH, which is executed as one with it. Has no answer."""
 
 # From the writer. COMMITTED answers batches; each other request is answered by RESULT or ERROR, in order.
 COMMITTED: Final = 17

@@ -28,6 +28,9 @@ _NO_PAGE: Final = (1 << 64) - 1
 _BRANCH, _LEAF, _OVERFLOW, _META = 1, 2, 4, 8
 _BIG_DATA: Final = 1
 
+# Two pages of header, and what the transaction that makes the tables writes before the first sync.
+_MOST_BEFORE_COMMIT: Final = 64 * 1024
+
 # Page number, pad, flags, lower and upper bound of the free space; native byte order, as LMDB writes.
 _HEADER: Final = Struct("=QHHHH")
 # Magic, version, address, map size; two trees; last page, transaction.
@@ -123,6 +126,25 @@ def check_file(path: Path) -> Meta:
         return meta
     finally:
         os.close(fd)
+
+
+def never_committed(path: Path) -> bool:
+    """Whether a power cut came while LMDB was making this file: its header had not reached the disk.
+
+    No commit can have come of it, because the first one waits for the header. Only a file as small as LMDB makes it is
+    taken for one: zeros in a larger one are damage.
+    """
+    with path.open("rb") as file:
+        first = file.read(_MOST_BEFORE_COMMIT + 1)
+    if len(first) > _MOST_BEFORE_COMMIT:
+        return False
+    if not any(first[:_META_SIZE]):
+        return True
+    try:
+        second = parse_meta(first, path).page_size
+    except (CorruptStore, FormatTooNew):
+        return False
+    return not any(first[second : second + _META_SIZE])
 
 
 def _check_tail_is_free(fd: int, meta: Meta, size: int, path: Path) -> None:

@@ -10,7 +10,7 @@ import asyncio
 import os
 import socket
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +25,8 @@ from kvstore.storage.helper import spawn
 _READ_SIZE: Final = 256 * 1024
 _SEND_BUFFER: Final = 4 * MIB
 _SECONDS_TO_EXIT: Final = 30.0
+# About a millisecond of encoding.
+_ROWS_AT_ONCE: Final = 2000
 
 Done = Callable[[], None]
 
@@ -200,6 +202,15 @@ def _call(callback: Done) -> None:
     callback()
 
 
+def _messages_of(batch: WriteBatch) -> Iterator[tuple[Any, ...]]:
+    parts = batch.parts(_ROWS_AT_ONCE)
+    part = next(parts)
+    for following in parts:
+        yield messages.PART, part
+        part = following
+    yield messages.BATCH, part
+
+
 def _both(first: Done, second: Done) -> Done:
     def call() -> None:
         first()
@@ -236,6 +247,7 @@ class ProcessWriter:
         self._loop = loop
         self._pending: deque[Done | Future[Any]] = deque()
         self._backlog: deque[memoryview] = deque()
+        self._outbox: deque[Iterator[tuple[Any, ...]]] = deque()
         self._frames = frames.FrameReader()
         self._closing = False
         self._ended: asyncio.Future[None] = loop.create_future()
@@ -259,9 +271,9 @@ class ProcessWriter:
         return sum(map(len, self._backlog))
 
     def submit(self, batch: WriteBatch, done: Done, stored: Done | None = None) -> None:
-        """As Writer.submit; the batch may be changed afterwards."""
+        """As Writer.submit; a batch of many rows is sent bit by bit and must not be changed until it is done."""
         self._pending.append(done if stored is None else _both(done, stored))
-        self._send((messages.BATCH, batch.operations))
+        self._post(_messages_of(batch))
 
     def defer(self, batch: WriteBatch, done: Done) -> None:
         """As Writer.defer."""
@@ -285,13 +297,13 @@ class ProcessWriter:
 
     def retry(self) -> None:
         """As Writer.retry."""
-        self._send((messages.RETRY,))
+        self._post(iter(((messages.RETRY,),)))
 
     async def close(self) -> None:
         """Let the process finish and wait until it has ended. Raises WriterFailed if it does not end in time."""
         if not self._closing:
             self._closing = True
-            if not self._backlog:
+            if not self._backlog and not self._outbox:
                 self._shut_down()
         try:
             await asyncio.wait_for(asyncio.shield(self._ended), _SECONDS_TO_EXIT)
@@ -301,11 +313,32 @@ class ProcessWriter:
     def _request(self, message: tuple[Any, ...]) -> Future[Any]:
         future: Future[Any] = Future()
         self._pending.append(future)
-        self._send(message)
+        self._post(iter((message,)))
         return future
 
+    def _post(self, stream: Iterator[tuple[Any, ...]]) -> None:
+        """Send messages that belong together, after those before."""
+        if self._closing:
+            return
+        self._outbox.append(stream)
+        if len(self._outbox) == 1:
+            self._post_next()
+
+    def _post_next(self) -> None:
+        """Send what is to be sent, but of a batch of many rows only a part in each turn of the loop."""
+        outbox = self._outbox
+        while outbox:
+            message = next(outbox[0])
+            self._send(message)
+            if message[0] == messages.PART:
+                self._loop.call_soon(self._post_next)
+                return
+            outbox.popleft()
+        if self._closing and not self._backlog:
+            self._shut_down()
+
     def _send(self, message: tuple[Any, ...]) -> None:
-        if self._closing or self._ended.done():
+        if self._ended.done():
             return
         head, body = frames.encode(message)
         sent = 0
@@ -339,7 +372,7 @@ class ProcessWriter:
         except OSError:
             backlog.clear()
         self._loop.remove_writer(self._socket.fileno())
-        if self._closing:
+        if self._closing and not self._outbox:
             self._shut_down()
 
     def _shut_down(self) -> None:

@@ -43,6 +43,7 @@ class Server:
         self._frames = frames.FrameReader()
         self._queue: deque[tuple[Any, ...]] = deque()
         self._queued_bytes = 0
+        self._parts: list[Operation] = []
         self._ended = False
         self._retry = False
 
@@ -141,6 +142,11 @@ class Server:
         for message in self._frames.feed(data):
             if message[0] == messages.RETRY:
                 self._retry = True
+            elif message[0] == messages.PART:
+                self._parts += message[1]
+            elif message[0] == messages.BATCH and self._parts:
+                self._queue.append((messages.BATCH, [*self._parts, *message[1]]))
+                self._parts = []
             else:
                 self._queue.append(message)
         return True

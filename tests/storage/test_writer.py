@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from kvstore.storage.batch import WriteBatch, WriteStats
+from kvstore.storage.batch import DUP_CHANGE, PUT, Operation, WriteBatch, WriteStats
 from kvstore.storage.engine import Engine, EngineOptions
 from kvstore.storage.errors import JobFailed, StorageError, WriterFailed
 from kvstore.storage.writer import InlineWriter, WriterEvents
@@ -168,3 +168,65 @@ def test_free_pages_are_counted(tmp_path: Path) -> None:
     with engine.env.begin() as txn:
         assert txn.get(b"a", db=engine.handles["current"].main) == b"1"
     engine.close()
+
+
+def test_the_parts_of_a_batch_are_small_and_do_the_same_together(tmp_path: Path) -> None:
+    def change(number: int) -> WriteBatch:
+        batch = WriteBatch()
+        batch.put("current", {b"%d" % key: b"%d" % number for key in range(0, 90, number)})
+        batch.put("history", [(b"%04d" % key, None if key % 3 else b"h") for key in range(41)])
+        batch.delete_range("current", b"3", b"4")
+        batch.put("current", [(b"35", b"after")])
+        added = {b"k%02d" % key: [b"v%d" % number, b"w"] for key in range(30)}
+        batch.change_dups("past", added, {b"k03": {b"v1"}, b"k29": {b"w"}, b"k11": {b"v1", b"w"}})
+        batch.drop("meta")
+        return batch
+
+    engines = []
+    for name in ("whole", "parted"):
+        (tmp_path / name).mkdir()
+        engines.append(Engine(tmp_path / name, TABLES))
+    whole, parted = engines
+    for number in (1, 2):
+        whole.commit([change(number).operations])
+        parts = list(change(number).parts(7))
+        assert len(parts) > 15
+        assert max(sum(rows_in(operation) for operation in part) for part in parts) <= 7
+        parted.commit([[operation for part in parts for operation in part]])
+    whole.close()
+    parted.close()
+    for spec in TABLES:
+        assert rows_of(tmp_path / "whole", spec.name) == rows_of(tmp_path / "parted", spec.name)
+    assert list(WriteBatch().parts(7)) == [[]]
+
+
+def rows_in(operation: Operation) -> int:
+    kind, _, payload = operation
+    return len(payload[0]) if kind == DUP_CHANGE else len(payload) if kind == PUT else 1
+
+
+async def test_a_batch_of_many_rows_leaves_the_loop_to_others_and_is_committed_whole(tmp_path: Path) -> None:
+    writer = process_writer(tmp_path)
+    turns = 0
+    order: list[int] = []
+
+    def turn() -> None:
+        nonlocal turns
+        turns += 1
+        if len(order) < 2:
+            asyncio.get_running_loop().call_soon(turn)
+
+    rows = {b"%08d" % number: bytes(50) for number in range(30_000)}
+    stats: list[WriteStats] = []
+    writer.events.committed = stats.append
+    put(writer, rows, lambda: order.append(1))
+    put(writer, {b"later": b"v", b"%08d" % 7: b"new"}, lambda: order.append(2))
+    turn()
+    await until(lambda: len(order) == 2)
+    assert order == [1, 2]
+    assert turns >= 15
+    assert stats[0].rows >= len(rows)
+    put(writer, rows, lambda: order.append(3))
+    await writer.close()
+    assert order[-1] == 3
+    assert rows_of(tmp_path) == {**rows, b"later": b"v"}
