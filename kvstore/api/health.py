@@ -41,5 +41,5 @@ class MemberHealth:
             "etcdserver": status.version,
             "etcdcluster": status.version,
             "storage": status.storageVersion,
-            "protocol": str(self._member.state.version.current),
+            "protocol": str(self._member.protocol_version),
         }

@@ -18,7 +18,7 @@ class KVService(KVServicer):
 
     def Range(self, request: pb.RangeRequest, context: Any) -> Promise[bytes]:
         """Keys and values of a range."""
-        return self._member.range(request)
+        return self._member.range(request, context.when_relieved)
 
     async def RangeStream(self, request: pb.RangeRequest, context: Any) -> None:
         """The same as many messages, at the pace of the client."""
@@ -35,7 +35,7 @@ class KVService(KVServicer):
 
     def Txn(self, request: pb.TxnRequest, context: Any) -> Promise[bytes]:
         """Compare, then do one of two lists of operations."""
-        return self._member.txn(request)
+        return self._member.txn(request, context.when_relieved)
 
     def Compact(self, request: pb.CompactionRequest, context: Any) -> Promise[bytes]:
         """Forget the history up to a revision."""

@@ -5,15 +5,17 @@ Knows flags and sockets; not which services are registered.
 
 from __future__ import annotations
 
+import resource
 from collections.abc import Sequence
 from typing import Any, Final, Protocol
 
 import grpc
 from structlog.typing import FilteringBoundLogger
 
-from kvstore.api.errors import translate
+from kvstore.api.errors import STATUS, translate
 from kvstore.api.front import Front
 from kvstore.api.gate import Registry
+from kvstore.errors import RequestTooManyRequests
 from kvstore.rpc import Observer, Server, ServerOptions
 from kvstore.rpc.grpcio import GrpcioServer
 from kvstore.rpc.server import Http1Factory
@@ -26,7 +28,16 @@ REQUEST_OVERHEAD_BYTES: Final = 512 << 10
 NEVER_SECONDS: Final = 1e9
 """An interval that does not end."""
 
+RESERVED_DESCRIPTORS: Final = 150
+"""Descriptors that clients do not get: for other members, files, snapshots, and the writers."""
+
 _INT32_MAX: Final = (1 << 31) - 1
+
+
+def highest_descriptor() -> int:
+    """The highest descriptor that a client's connection may have in this process."""
+    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return limit - min(RESERVED_DESCRIPTORS, limit // 2)
 
 
 def call_metrics(config: Config, metrics: Metrics, logger: FilteringBoundLogger) -> CallMetrics:
@@ -59,6 +70,8 @@ class Ngh2Listener:
         options = ServerOptions(
             max_receive_bytes=config.max_request_bytes + REQUEST_OVERHEAD_BYTES,
             max_concurrent_streams=config.max_concurrent_streams,
+            refusal=STATUS[RequestTooManyRequests][1],
+            highest_descriptor=highest_descriptor(),
             keepalive_min_time=config.grpc_keepalive_min_time,
             keepalive_interval=config.grpc_keepalive_interval or NEVER_SECONDS,
             keepalive_timeout=config.grpc_keepalive_timeout,

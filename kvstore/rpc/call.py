@@ -7,7 +7,7 @@ its connection by what it needs of it; not sockets.
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterable, Awaitable
+from collections.abc import AsyncIterable, Awaitable, Callable
 from typing import TYPE_CHECKING, Any
 
 from kvstore.rpc.context import ServerContext
@@ -111,6 +111,18 @@ class Call(ServerContext):
         else:
             if not self.finished:
                 self.answer(message)
+
+    def when_relieved(self, callback: Callable[[], None]) -> None:
+        """Call back when the answer may be made: at once, or when the client has read what was made before.
+
+        For handlers whose answers may be long. Never called when the call has ended meanwhile.
+        """
+
+        def relieved() -> None:
+            if not self.finished:
+                callback()
+
+        self.connection.when_relieved(relieved)
 
     def fail(self, error: BaseException) -> None:
         """End the call with the status that an exception of its handler stands for."""

@@ -16,6 +16,12 @@ class ServerOptions:
     max_partial_bytes: incomplete request messages that one connection may make us hold together.
     stream_buffer_bytes, connection_buffer_bytes: responses waiting to be written above which a stream is not writable.
         The second bounds the sum over a connection, save that a stream with nothing waiting may always write once.
+    unread_bytes: answers that may wait on all connections together; then those whose clients read nothing are closed.
+    unread_connection_bytes: answers that may wait on one connection when another one is ready; then it is closed.
+    unread_calls: calls that a connection may have open while its answers wait; more are refused.
+    refusal: what is said to those, with RESOURCE_EXHAUSTED.
+    highest_descriptor: connections whose file descriptor is higher are closed at once, so that the process keeps some
+        for what else it has to open; 0: no limit.
     socket_buffer_bytes: bytes handed to the transport before it asks us to pause.
     keepalive_min_time: a client that pings more often gets GOAWAY ENHANCE_YOUR_CALM after two warnings that it cannot
         see.
@@ -36,6 +42,11 @@ class ServerOptions:
     max_partial_bytes: int = 64 << 20
     stream_buffer_bytes: int = 256 << 10
     connection_buffer_bytes: int = 4 << 20
+    unread_bytes: int = 256 << 20
+    unread_connection_bytes: int = 256 << 20
+    unread_calls: int = 1_000
+    refusal: str = "too many requests"
+    highest_descriptor: int = 0
     socket_buffer_bytes: int = 256 << 10
     keepalive_min_time: float = 5.0
     keepalive_permit_without_stream: bool = False

@@ -7,10 +7,12 @@ for what was answered at once, and after the turn for what was resolved elsewher
 import asyncio
 import logging
 import ssl as tls
+import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import cast
 
 from kvstore.rpc.authority import AuthorityRepair
+from kvstore.rpc.backlog import Backlog, Warnings
 from kvstore.rpc.deadlines import Bucket
 from kvstore.rpc.h2 import PREFACE
 from kvstore.rpc.loop import ConnectionProtocol, LoopHost
@@ -38,6 +40,8 @@ class GrpcProtocol(ConnectionProtocol):
         super().__init__(loop_host, server.options.socket_buffer_bytes)
         self._server = server
         self._repair: AuthorityRepair | None = AuthorityRepair()
+        self._backlog = server.backlog
+        self.unread = 0
 
     def make_connection(self) -> ServerConnection:
         self._server.opened(self)
@@ -48,7 +52,22 @@ class GrpcProtocol(ConnectionProtocol):
             peer=peer_of(self.transport),
             auth_context=auth_context_of(self.transport),
             translate=self._server.translate,
+            pressed=lambda: self._backlog.pressed,
         )
+
+    def flush(self) -> None:
+        super().flush()
+        if self.unread or self._paused or self.connection.unsent:
+            self._note_unread()
+
+    def _note_unread(self) -> None:
+        transport = self.transport
+        size = 0 if transport.is_closing() else self.connection.waiting + transport.get_write_buffer_size()
+        self._backlog.note(self, size)
+
+    def expel(self) -> None:
+        """Its client reads nothing and others need the room."""
+        self.transport.abort()
 
     def data_received(self, data: bytes) -> None:
         if self._repair is not None:
@@ -62,6 +81,7 @@ class GrpcProtocol(ConnectionProtocol):
         # data to flow again is only needed once the socket has drained, and then reading resumes.
         super().pause_writing()
         self.transport.pause_reading()
+        self._note_unread()
 
     def resume_writing(self) -> None:
         if not self.transport.is_closing():
@@ -70,6 +90,7 @@ class GrpcProtocol(ConnectionProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
+        self._backlog.note(self, 0)
         self._server.closed(self)
         # The two hold each other, and a client that left in the middle of a long answer leaves much behind.
         self.connection = cast(ServerConnection, GONE)
@@ -80,6 +101,8 @@ class GoneConnection:
 
     closed = True
     last_words = b""
+    unsent = 0
+    waiting = 0
 
     def __init__(self) -> None:
         self.dirty = False
@@ -110,6 +133,9 @@ class SniffingProtocol(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
+        if self._server.is_full(self._transport):
+            self._transport.abort()
+            return
         self._server.sniffing.add(self)
         options = self._server.options
         self._bucket = self._loop_host.expire_at(self._loop_host.now() + options.preface_timeout, self)
@@ -177,6 +203,9 @@ class Server:
         # Connections that have not said what they speak. For the server's own protocols.
         self.sniffing: set[SniffingProtocol] = set()
         self._loop_host: LoopHost | None = None
+        now = time.monotonic
+        self.backlog = Backlog(self.options.unread_bytes, now)
+        self._full = Warnings(now)
         self._all_closed = asyncio.Event()
         self._all_closed.set()
 
@@ -192,6 +221,16 @@ class Server:
     def connections(self) -> int:
         """Open HTTP/2 connections."""
         return len(self._protocols)
+
+    def is_full(self, transport: asyncio.Transport) -> bool:
+        """Whether a new connection is one too many; says so in the log."""
+        highest = self.options.highest_descriptor
+        sock = transport.get_extra_info("socket") if highest else None
+        # A process is given the lowest descriptor that is free.
+        if sock is None or sock.fileno() <= highest:
+            return False
+        self._full.warn(f"too many connections: refused one, {self.connections} are open")
+        return True
 
     def protocol_factory(self) -> asyncio.Protocol:
         """The protocol of a new connection, for listeners that are opened elsewhere. Call it on the loop."""

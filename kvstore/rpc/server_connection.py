@@ -13,6 +13,7 @@ costs.
 import asyncio
 import logging
 import time
+from collections import deque
 from collections.abc import Callable, Coroutine, Mapping
 from typing import Any, Protocol
 
@@ -97,7 +98,8 @@ class ServerConnection:
 
     methods: what may be called. host: lends clock, timer, tasks. peer: the client's address as grpc writes it.
     auth_context: what TLS knows of the client. translate: makes a status of a handler's exception that is not RpcError;
-        None if it knows none, the status is then UNKNOWN. clock: times calls; finer than the host's.
+        None if it knows none, the status is then UNKNOWN. clock: times calls; finer than the host's. pressed: whether
+        so many answers wait on all connections that a client must read one before it gets another.
     """
 
     __slots__ = (
@@ -112,7 +114,9 @@ class ServerConnection:
         "_last_stream_id",
         "_methods",
         "_pings",
+        "_pressed",
         "_translate",
+        "_waiting",
         "acknowledge",
         "auth_context",
         "blocked",
@@ -132,6 +136,7 @@ class ServerConnection:
         "send_data",
         "send_response",
         "send_trailers",
+        "unsent",
     )
 
     def __init__(
@@ -144,6 +149,7 @@ class ServerConnection:
         auth_context: Mapping[str, list[bytes]] | None = None,
         translate: Callable[[Exception], RpcError | None] | None = None,
         clock: Callable[[], float] = time.perf_counter,
+        pressed: Callable[[], bool] = lambda: False,
     ) -> None:
         self.options = options
         self.clock = clock
@@ -164,6 +170,11 @@ class ServerConnection:
         self._calls: dict[int, Call] = {}
         # Streams with somebody waiting in drain().
         self.blocked: dict[StreamCall, None] = {}
+        # Whose answers are made when the client has read those before.
+        self._waiting: deque[Callable[[], None]] = deque()
+        self._pressed = pressed
+        # Bytes of DATA that were left after the last flush.
+        self.unsent = 0
         self.partial_bytes = 0
         # A flush is due; whoever sets it has asked the host for it.
         self.dirty = False
@@ -277,6 +288,9 @@ class ServerConnection:
         timeout = fields.get(b"grpc-timeout")
         if timeout is not None and not self._set_deadline(call, timeout):
             return
+        if len(self._calls) > self.options.unread_calls and self.congested:
+            self.finish(call, StatusCode.RESOURCE_EXHAUSTED, self.options.refusal)
+            return
         if isinstance(call, StreamCall) and method.request_streaming:
             call.invoke(call)
         if event.end_stream and not call.finished:
@@ -350,6 +364,24 @@ class ServerConnection:
             return False
         return queued == 0 or self.queued() < self.options.connection_buffer_bytes
 
+    @property
+    def congested(self) -> bool:
+        """Whether the client leaves so much unread that no further answer should be made for it now."""
+        queued = self.waiting
+        return queued > 0 and (queued >= self.options.connection_buffer_bytes or self._pressed())
+
+    @property
+    def waiting(self) -> int:
+        """Bytes of answers that are not handed to the socket yet."""
+        return 0 if self.failed else self.queued()
+
+    def when_relieved(self, callback: Callable[[], None]) -> None:
+        """Call back once the client has read enough, at once if it has; never if the connection ends."""
+        if self._waiting or self.congested:
+            self._waiting.append(callback)
+        else:
+            callback()
+
     def credit(self, size: int, stream_id: int) -> None:
         """Consumed later than received: give the client its credit back, if the connection still lives."""
         if self.failed or self.closed:
@@ -417,6 +449,9 @@ class ServerConnection:
         if seconds >= stats.report_from:
             self._report(call, StatusCode.OK, seconds)
         self._calls.pop(stream_id, None)
+        if len(payload) > COPY_BYTES and not self.failed and self.queued() > self.options.unread_connection_bytes:
+            self._fail(Flooded("the answers are not read"))
+            return
         try:
             if not call.started:
                 self.send_response(stream_id, headers)
@@ -527,9 +562,11 @@ class ServerConnection:
         except EngineError as error:
             self._fail(ConnectionFailed(ErrorCode.INTERNAL_ERROR, str(error)))
             return b""
-        if queued and self.queued() < queued:
-            # A part of a long answer: clients measure the connection by pings for as long as data keeps coming.
-            self._pings.forgive()
+        if queued:
+            self.unsent = left = self.queued()
+            if left < queued:
+                # A part of a long answer: clients measure the connection by pings for as long as data keeps coming.
+                self._pings.forgive()
         events = engine.events()
         if events:
             self._handle(events)
@@ -537,6 +574,8 @@ class ServerConnection:
             for call in [call for call in self.blocked if call.writable]:
                 del self.blocked[call]
                 call.resume()
+        while self._waiting and not self.congested:
+            self._waiting.popleft()()
         return data
 
     def _linger(self, stream_id: int) -> None:
@@ -589,7 +628,9 @@ class ServerConnection:
         self._keepalive.stop()
         self._cancel_all()
         self.last_words = b""
+        self.unsent = 0
         self.blocked.clear()
+        self._waiting.clear()
 
     def _fail(self, failure: ConnectionFailed) -> None:
         logger.debug("connection of %s ended: %s", self.peer, failure)

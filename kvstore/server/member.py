@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
-from collections.abc import AsyncIterator, Callable, Generator, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from typing import Final, TypeVar
 
 from google.protobuf.message import Message as ProtoMessage
@@ -25,6 +25,7 @@ from kvstore.server.changes import MembershipChanges
 from kvstore.server.config import Config
 from kvstore.server.disk import Disk
 from kvstore.server.leases import LeaseKeeper
+from kvstore.server.long_answers import RangeAnswers, When, at_once
 from kvstore.server.maintenance import Maintenance
 from kvstore.server.proposals import Proposals
 from kvstore.server.reads import ReadRounds, Waiter
@@ -33,6 +34,9 @@ from kvstore.server.state import State
 from kvstore.wire import varint
 
 Request = TypeVar("Request", pb.RangeRequest, pb.TxnRequest)
+
+Answer = Callable[[Request, Promise[bytes], When], None]
+"""Makes the answer to a read and resolves the promise with it."""
 
 MAX_PENDING_REQUESTS: Final = 20_000
 MAX_PENDING_BYTES: Final = 256 << 20
@@ -138,7 +142,7 @@ class Member:
         self._headers = headers
         self._chance = chance
         self._time = asyncio.get_running_loop().time
-        self._call_soon = asyncio.get_running_loop().call_soon
+        self._ranges = RangeAnswers(self.store.range_steps, self.header, asyncio.get_running_loop().call_soon)
         self._raising_no_space = False
         self._leader_lost_callbacks: dict[int, Callable[[], None]] = {}
 
@@ -156,6 +160,11 @@ class Member:
     def has_leader(self) -> bool:
         """Whether this member knows a leader."""
         return self.loop.leadership.leader != 0
+
+    @property
+    def protocol_version(self) -> int:
+        """The version of the protocol between members that the cluster uses."""
+        return self.state.version.current
 
     @property
     def is_leader(self) -> bool:
@@ -181,15 +190,15 @@ class Member:
 
     # KV
 
-    def range(self, request: pb.RangeRequest) -> Promise[bytes]:
+    def range(self, request: pb.RangeRequest, when: When = at_once) -> Promise[bytes]:
         """Read keys. Long answers are made in steps that let the loop go on."""
         try:
             validate.check_range(request)
         except errors.KvstoreError as error:
             return Promise.failed(error)
         if request.serializable:
-            return self._read(self._answer_range, request)
-        return self._confirmed_read(self._answer_range, request)
+            return self._read(self._ranges.answer, request, when)
+        return self._confirmed_read(self._ranges.answer, request, when)
 
     async def range_stream(self, request: pb.RangeRequest) -> AsyncIterator[bytes]:
         """Read keys: encoded RangeStreamResponse messages, one a step."""
@@ -221,7 +230,7 @@ class Member:
             return Promise.failed(error)
         return self.proposer.propose("delete_range", request)
 
-    def txn(self, request: pb.TxnRequest) -> Promise[bytes]:
+    def txn(self, request: pb.TxnRequest, when: When = at_once) -> Promise[bytes]:
         """Compare, then do one of two things. Without writes it is a read: serializable if all its ranges are."""
         try:
             validate.check_txn(request, self.config.max_txn_ops)
@@ -232,8 +241,8 @@ class Member:
         except errors.KvstoreError as error:
             return Promise.failed(error)
         if txn_serializable(request):
-            return self._read(self._answer_txn, request)
-        return self._confirmed_read(self._answer_txn, request)
+            return self._read(self._answer_txn, request, when)
+        return self._confirmed_read(self._answer_txn, request, when)
 
     def compact(self, request: pb.CompactionRequest) -> Promise[bytes]:
         """Forget history. With `physical`, answered when the space is free on this member."""
@@ -362,42 +371,24 @@ class Member:
         self.reads.join(waiter, self._time())
         self.loop.wake()
 
-    def _confirmed_read(self, answer: Callable[[Request, Promise[bytes]], None], request: Request) -> Promise[bytes]:
+    def _confirmed_read(self, answer: Answer[Request], request: Request, when: When) -> Promise[bytes]:
         promise: Promise[bytes] = Promise()
 
         def confirmed(error: errors.KvstoreError | None) -> None:
             if error is not None:
                 promise.set_exception(error)
                 return
-            answer(request, promise)
+            when(lambda: answer(request, promise, when))
 
         self.confirm(confirmed)
         return promise
 
-    def _read(self, answer: Callable[[Request, Promise[bytes]], None], request: Request) -> Promise[bytes]:
+    def _read(self, answer: Answer[Request], request: Request, when: When) -> Promise[bytes]:
         promise: Promise[bytes] = Promise()
-        answer(request, promise)
+        when(lambda: answer(request, promise, when))
         return promise
 
-    def _answer_range(self, request: pb.RangeRequest, promise: Promise[bytes]) -> None:
-        try:
-            steps = self.store.range_steps(request)
-        except errors.KvstoreError as error:
-            promise.set_exception(error)
-        else:
-            self._step_range(steps, promise)
-
-    def _step_range(self, steps: Generator[None, None, bytes], promise: Promise[bytes]) -> None:
-        try:
-            next(steps)
-        except StopIteration as stop:
-            promise.set_result(self._headers.encode(self.store.revision) + stop.value)
-        except errors.KvstoreError as error:
-            promise.set_exception(error)
-        else:
-            self._call_soon(self._step_range, steps, promise)
-
-    def _answer_txn(self, request: pb.TxnRequest, promise: Promise[bytes]) -> None:
+    def _answer_txn(self, request: pb.TxnRequest, promise: Promise[bytes], _: When) -> None:
         store = self.store
         try:
             body = store.txn(request)

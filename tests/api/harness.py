@@ -15,6 +15,7 @@ from kvstore.mvcc.watch import WatchHub
 from kvstore.pb import rpc_pb2 as pb
 from kvstore.pb import rpc_pb2_grpc
 from kvstore.rpc import Promise, StatusCode
+from kvstore.server.long_answers import When, at_once
 from kvstore.server.member import Member
 from kvstore.wire import length_delimited
 
@@ -67,6 +68,8 @@ class FakeMember(Member):
     is_leader = False
     is_learner = False
 
+    protocol_version = 2
+
     def __init__(self) -> None:
         self.requests: list[tuple[str, Any]] = []
         self.bodies: dict[str, Any] = {}
@@ -108,7 +111,7 @@ class FakeMember(Member):
     async def _result(self, method: str, request: object, default: Any) -> Any:
         return await self._promise(method, request, self.bodies.get(method, default))
 
-    def range(self, request: pb.RangeRequest) -> Promise[bytes]:
+    def range(self, request: pb.RangeRequest, when: When = at_once) -> Promise[bytes]:
         return self._encoded("range", request)
 
     async def range_stream(self, request: pb.RangeRequest) -> AsyncIterator[bytes]:
@@ -121,7 +124,7 @@ class FakeMember(Member):
     def delete_range(self, request: pb.DeleteRangeRequest) -> Promise[bytes]:
         return self._encoded("delete_range", request)
 
-    def txn(self, request: pb.TxnRequest) -> Promise[bytes]:
+    def txn(self, request: pb.TxnRequest, when: When = at_once) -> Promise[bytes]:
         return self._encoded("txn", request)
 
     def compact(self, request: pb.CompactionRequest) -> Promise[bytes]:

@@ -1,0 +1,214 @@
+"""Many connections, held by processes of their own: each has its own limit of descriptors, and addresses of its own.
+
+Run as a program: reads what to do as JSON from its standard input, does it, says so as JSON, holds everything until
+asked what is left of it, says that, and ends with its input.
+"""
+
+from __future__ import annotations
+
+import json
+import resource
+import socket
+import subprocess
+import sys
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from tests.limits import frames
+
+PORTS_PER_ADDRESS = 20_000
+"""Connections from one source address: well below the ports that a system gives out."""
+
+ANSWER_SECONDS = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class Errand:
+    """What one process of a crowd does.
+
+    host, port: where it connects. connections: how many. first_address: number of its first source address, as in
+    127.1.x.y. window: flow control credit that it gives. calls: header block and payload, both hexadecimal, of each
+    call that every connection makes. half_close: whether the calls are ended. reads: whether answers are read.
+    """
+
+    host: str
+    port: int
+    connections: int
+    first_address: int
+    window: int = frames.DEFAULT_WINDOW
+    calls: tuple[tuple[str, str], ...] = ()
+    half_close: bool = True
+    reads: bool = True
+
+
+@dataclass(slots=True)
+class Standing:
+    """What has become of a crowd. refused: connections that were closed before they could say anything, or at it."""
+
+    opened: int = 0
+    refused: int = 0
+    alive: int = 0
+
+
+class Crowd:
+    """Connections in several processes."""
+
+    def __init__(self, errand: Errand, processes: int) -> None:
+        share, rest = divmod(errand.connections, processes)
+        self._processes: list[subprocess.Popen[str]] = []
+        for number in range(processes):
+            part = {
+                **asdict(errand),
+                "connections": share + (number < rest),
+                "first_address": errand.first_address + number * (share // PORTS_PER_ADDRESS + 1),
+            }
+            process = subprocess.Popen(
+                [sys.executable, "-m", "tests.limits.crowd"],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                text=True,
+                cwd=Path(__file__).resolve().parents[2],
+            )
+            self._processes.append(process)
+            _write(process, part)
+        self.standing = Standing()
+
+    def opened(self) -> Standing:
+        """Wait until every process has done its part."""
+        self.standing = self._sum()
+        return self.standing
+
+    def ask(self) -> Standing:
+        """What is left of it now."""
+        for process in self._processes:
+            _write(process, {})
+        return self._sum()
+
+    def close(self) -> None:
+        """Close all connections."""
+        for process in self._processes:
+            process.communicate(timeout=ANSWER_SECONDS)
+
+    def __enter__(self) -> Crowd:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for process in self._processes:
+            if process.poll() is None:
+                process.kill()
+                process.communicate(timeout=ANSWER_SECONDS)
+
+    def _sum(self) -> Standing:
+        total = Standing()
+        for process in self._processes:
+            assert process.stdout is not None
+            line = process.stdout.readline()
+            assert line, "a process of the crowd has died"
+            for name, value in json.loads(line).items():
+                setattr(total, name, getattr(total, name) + value)
+        return total
+
+
+def _write(process: subprocess.Popen[str], what: dict[str, Any]) -> None:
+    assert process.stdin is not None
+    process.stdin.write(json.dumps(what) + "\n")
+    process.stdin.flush()
+
+
+# The program.
+
+
+def main() -> None:
+    """Do one errand."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    given = json.loads(sys.stdin.readline())
+    given["calls"] = tuple((headers, payload) for headers, payload in given["calls"])
+    errand = Errand(**given)
+    sockets: list[socket.socket] = []
+    refused = 0
+    for number in range(errand.connections):
+        try:
+            connection = _open(errand, number)
+        except OSError:
+            refused += 1
+        else:
+            sockets.append(connection)
+    _say(Standing(len(sockets), refused, sum(_alive(connection, errand.reads) for connection in sockets)))
+    for _ in sys.stdin:
+        _say(Standing(len(sockets), refused, sum(_alive(connection, errand.reads) for connection in sockets)))
+
+
+def _say(standing: Standing) -> None:
+    print(json.dumps(asdict(standing)), flush=True)
+
+
+def _open(errand: Errand, number: int) -> socket.socket:
+    address = errand.first_address + number // PORTS_PER_ADDRESS
+    connection = socket.socket()
+    try:
+        connection.settimeout(ANSWER_SECONDS)
+        # The port is chosen when both ends are known, so that a port may serve several addresses.
+        connection.setsockopt(socket.IPPROTO_IP, _BIND_ADDRESS_NO_PORT, 1)
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        connection.bind((f"127.1.{address >> 8}.{address & 255}", 0))
+        connection.connect((errand.host, errand.port))
+        connection.sendall(frames.opening(errand.window))
+        _settle(connection, [])
+        connection.sendall(frames.SETTINGS_ACK)
+        for index, (headers, payload) in enumerate(errand.calls):
+            stream = 1 + 2 * index
+            data = frames.call(stream, bytes.fromhex(headers), bytes.fromhex(payload), half_close=errand.half_close)
+            connection.sendall(data)
+        if errand.reads and errand.half_close:
+            _settle(connection, [1 + 2 * index for index in range(len(errand.calls))])
+    except OSError:
+        connection.close()
+        raise
+    return connection
+
+
+_BIND_ADDRESS_NO_PORT = getattr(socket, "IP_BIND_ADDRESS_NO_PORT", 24)
+
+
+def _settle(connection: socket.socket, streams: list[int]) -> None:
+    """Read until the server's settings are there, and the end of each of these streams."""
+    reader = frames.FrameReader()
+    wanted = {(frames.SETTINGS, 0)} if not streams else {(frames.HEADERS, stream) for stream in streams}
+    deadline = time.monotonic() + ANSWER_SECONDS
+    while wanted and time.monotonic() < deadline:
+        data = connection.recv(65_536)
+        if not data:
+            raise ConnectionResetError
+        for kind, flags, stream, _ in reader.feed(data):
+            if kind != frames.HEADERS or flags & frames.END_STREAM:
+                wanted.discard((kind, stream))
+    if wanted:
+        raise TimeoutError
+
+
+def _alive(connection: socket.socket, reads: bool) -> bool:
+    connection.settimeout(0)
+    if not reads:
+        # What has not been read must not be: an error, or the other end's good-bye, shows all the same.
+        return connection.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) == 0 and _established(connection)
+    try:
+        while data := connection.recv(65_536):
+            if any(kind == frames.GOAWAY for kind, _, _, _ in frames.FrameReader().feed(data)):
+                return False
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    return False
+
+
+def _established(connection: socket.socket) -> bool:
+    # The first byte of Linux's struct tcp_info is the state; 1 is ESTABLISHED.
+    return connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] == 1
+
+
+if __name__ == "__main__":
+    main()
