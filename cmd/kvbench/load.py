@@ -28,7 +28,8 @@ class Load:
     the duration. duration: seconds. rate: calls a second, None for as many as are answered. timeout: seconds of a call,
     None for none. sequential: keys in order instead of at random. read_share: of MIXED. conflicts: share of TXN whose
     comparison fails.
-    watchers, watch_streams: of WATCH. leases, lease_streams: of LEASE. batch: keys a transaction of FILL.
+    watchers, watch_streams: of WATCH. watch_each: every watcher has a key of its own instead of all keys.
+    leases, lease_streams: of LEASE. batch: keys a transaction of FILL. first: number of the first key of FILL.
     """
 
     kind: Kind
@@ -52,10 +53,12 @@ class Load:
     conflicts: float = 0.2
     watchers: int = 100
     watch_streams: int = 10
+    watch_each: bool = False
     leases: int = 1_000
     lease_streams: int = 10
     lease_ttl: int = 600
     batch: int = 100
+    first: int = 0
 
 
 @dataclass(slots=True)

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from kvbench import disturbances
+from kvbench import curves, disturbances
 from kvbench import stall as stalls
 from kvbench.compare import NO_ETCD, CompareFailed, Plan, compare, matches
+from kvbench.curves import Sizes
 from kvbench.load import Kind, Load
 from kvbench.pool import LoadFailed, Pool, automatic_processes
 from kvbench.report import describe, to_json, to_text
@@ -92,6 +93,7 @@ def program() -> None:
     lease                         keepalives of many leases
     compare                       kvstored against the etcd on the PATH
     stall                         what heavy work costs others
+    curves                        how speed holds as the work grows
 
     The summary says how busy the generator itself was: near 100% of a processor, it was the limit.
     """
@@ -325,6 +327,70 @@ def stall(
     try:
         stalls.measure(plan, measured, directory, json_file)
     except (LoadFailed, ServerFailed, RpcError) as error:
+        raise click.ClickException(str(error)) from error
+
+
+def _numbers(context: click.Context, parameter: click.Parameter, text: str) -> tuple[int, ...]:
+    try:
+        numbers = tuple(sorted({int(part.replace("_", "")) for part in text.split(",")}))
+    except ValueError:
+        raise click.BadParameter("is a list of whole numbers, separated by commas") from None
+    if numbers[0] < 1:
+        raise click.BadParameter("has numbers below 1")
+    return numbers
+
+
+def _sizes(name: str, default: tuple[int, ...]) -> Callable[[F], F]:
+    text = ",".join(map(str, default))
+    return click.option(f"--{name}", default=text, show_default=True, callback=_numbers, help="Points of this curve.")
+
+
+@program.command(name="curves")
+@click.option(
+    "--out",
+    default="docs/plots",
+    show_default=True,
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Where plots and curves.json go; points that are there already are not measured again.",
+)
+@click.option("--only", default="", metavar="PATTERN", help="Only curves whose name matches.")
+@click.option("--fresh", is_flag=True, help="Measure every point anew.")
+@click.option("--smoke", is_flag=True, help="Tiny sizes: shows that everything works, measures nothing.")
+@_sizes("keys", Sizes().keys)
+@_sizes("versions", Sizes().versions)
+@_sizes("watchers", Sizes().watchers)
+@_sizes("connections", Sizes().connections)
+@_sizes("leases", Sizes().leases)
+@click.option("--duration", default="4s", show_default=True, type=Seconds(), help="Of each measurement.")
+@click.option("--processes", default="auto", show_default=True, help="Worker processes of the generator.")
+@click.option("--dir", "directory", type=click.Path(file_okay=False, path_type=Path), help="Where the data is kept.")
+def curves_(
+    out: Path,
+    only: str,
+    fresh: bool,
+    smoke: bool,
+    keys: tuple[int, ...],
+    versions: tuple[int, ...],
+    watchers: tuple[int, ...],
+    connections: tuple[int, ...],
+    leases: tuple[int, ...],
+    duration: float,
+    processes: str,
+    directory: Path | None,
+) -> None:
+    """Measure how speed holds as the work grows, and draw it: keys, versions, watchers, connections, leases.
+
+    Starts members of its own. A run that was cut off goes on where it was.
+    """
+    chosen = tuple(curve for curve in curves.table() if matches(curve.name, only))
+    if not chosen:
+        raise click.UsageError(f"there is no such curve, only {', '.join(curve.name for curve in curves.table())}")
+    sizes = Sizes.small() if smoke else Sizes(keys, versions, watchers, connections, leases, duration)
+    if fresh:
+        (out / curves.DATA).unlink(missing_ok=True)
+    try:
+        curves.draw(chosen, sizes, out, directory, _processes(processes))
+    except (LoadFailed, ServerFailed) as error:
         raise click.ClickException(str(error)) from error
 
 

@@ -185,6 +185,11 @@ def mixed(reads: MakeRequest, writes: MakeRequest, *, share: float, seed: int) -
     return lambda: reads() if uniform() < share else writes()
 
 
+def keys_of_their_own(keys: KeySpace, watchers: range) -> list[tuple[bytes, bytes]]:
+    """A range of one key for each of these watchers; they share keys if there are fewer keys."""
+    return [(keys.key(number % keys.count), b"") for number in watchers]
+
+
 def fill(keys: KeySpace, value: bytes, first: int, count: int) -> bytes:
     """A transaction that puts `count` keys from number `first` on."""
     puts = [

@@ -128,6 +128,12 @@ class _Member:
             return 0
         return sum(_anonymous_bytes(pid) for pid in _tree(self._process.pid))
 
+    def processor_seconds(self) -> float:
+        """Processor time that the process and its children have taken."""
+        if self._process is None or not self.running:
+            return 0.0
+        return sum(_processor_seconds(pid) for pid in _tree(self._process.pid))
+
     def tail(self) -> str:
         if not self.log.exists():
             return ""
@@ -204,6 +210,10 @@ class Cluster:
     def anonymous_bytes(self) -> int:
         """Of all members together."""
         return sum(member.anonymous_bytes() for member in self._members)
+
+    def processor_seconds(self) -> float:
+        """Processor time that all members have taken since they were started, with their children that still run."""
+        return sum(member.processor_seconds() for member in self._members)
 
     def close(self) -> None:
         for member in self._members:
@@ -304,3 +314,11 @@ def _anonymous_bytes(pid: int) -> int:
         # It has just ended, or this is not Linux.
         return 0
     return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("Anonymous:")), 0)
+
+
+def _processor_seconds(pid: int) -> float:
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return 0.0
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")

@@ -6,7 +6,7 @@ from typing import Any
 
 from kvbench.latency import FOLD_AT
 from kvbench.load import Result
-from kvbench.requests import LEASE_KEEP_ALIVE, STAMP, STAMP_DIGITS, WATCH, KeySpace
+from kvbench.requests import LEASE_KEEP_ALIVE, STAMP, STAMP_DIGITS, WATCH
 from kvstore.pb import rpc_pb2 as pb
 from kvstore.rpc import EOF, Channel, ClientStream, Promise, RpcError, StatusCode
 
@@ -49,22 +49,29 @@ class _Reader:
 
 
 class Watchers:
-    """Watches of the whole key space, spread over streams, which are spread over channels."""
+    """Watches of ranges (key and end), spread over streams, which are spread over channels.
+
+    marker: what every key begins with.
+    """
 
     def __init__(
-        self, channels: Sequence[Channel], streams: int, watchers: int, keys: KeySpace, result: Result
+        self,
+        channels: Sequence[Channel],
+        streams: int,
+        ranges: Sequence[tuple[bytes, bytes]],
+        marker: bytes,
+        result: Result,
     ) -> None:
         self._result = result
-        self._marker = keys.prefix
-        self._wanted = watchers
+        self._marker = marker
+        self._wanted = len(ranges)
         self._created = 0
         self._closing = False
         self.ready: Promise[None] = Promise()
         self._streams = [channels[number % len(channels)].stream(WATCH) for number in range(streams)]
-        create = pb.WatchCreateRequest(key=keys.prefix, range_end=keys.end)
-        request = pb.WatchRequest(create_request=create).SerializeToString()
-        for number in range(watchers):
-            self._streams[number % streams].write(request)
+        for number, (key, end) in enumerate(ranges):
+            create = pb.WatchCreateRequest(key=key, range_end=end)
+            self._streams[number % streams].write(pb.WatchRequest(create_request=create).SerializeToString())
         for stream in self._streams:
             _Reader(stream, self._arrived, self._failed)
 

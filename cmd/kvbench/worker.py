@@ -23,6 +23,7 @@ from kvstore.rpc import Channel, ChannelOptions, RpcError
 
 PROGRESS_SECONDS = 0.2
 CONNECT_SECONDS = 5.0
+CONNECTS_A_SECOND = 300
 # How long calls under way may take after the end of the load.
 GRACE_SECONDS = 15.0
 LARGE_WINDOW = 64 << 20
@@ -118,11 +119,12 @@ class _Run:
         endpoints = self._load.endpoints
         mine = range(self._index, self._load.connections, self._workers)
         self._channels = [Channel(endpoints[number % len(endpoints)], options=options) for number in mine]
+        seconds = CONNECT_SECONDS + len(mine) / CONNECTS_A_SECOND
         try:
-            await _within(CONNECT_SECONDS, [channel.ready() for channel in self._channels])
+            await _within(seconds, [channel.ready() for channel in self._channels])
         except TimeoutError:
             where = ", ".join(endpoints)
-            raise TimeoutError(f"not connected to all of {where} within {CONNECT_SECONDS:g} s") from None
+            raise TimeoutError(f"not connected to all of {where} within {seconds:g} s") from None
 
     async def _start_together(self) -> None:
         self._pipe.send(Ready())
@@ -198,8 +200,12 @@ class _Run:
         watching = [Channel(endpoints[number % len(endpoints)], options=options) for number in range(streams)]
         own = list(self._channels)
         self._channels.extend(watching)
-        watchers = Watchers(watching, streams, self._share(load.watchers), self._keys, result)
-        await _within(CONNECT_SECONDS, [watchers.ready])
+        if load.watch_each:
+            ranges = requests.keys_of_their_own(self._keys, range(self._index, load.watchers, self._workers))
+        else:
+            ranges = [(self._keys.prefix, self._keys.end)] * self._share(load.watchers)
+        watchers = Watchers(watching, streams, ranges, self._keys.prefix, result)
+        await _within(CONNECT_SECONDS + load.watchers / CONNECTS_A_SECOND, [watchers.ready])
         self._channels = own
         following = requests.numbers(self._keys.count, sequential=False, seed=load.seed * 1_000 + self._index)
         try:
@@ -228,8 +234,8 @@ class _Run:
     async def _fill(self) -> Result:
         load, keys = self._load, self._keys
         value = requests.value_of(load.value_size, load.seed)
-        batches = iter(range(self._index * load.batch, keys.count, self._workers * load.batch))
-        count = len(range(self._index * load.batch, keys.count, self._workers * load.batch))
+        firsts = range(load.first + self._index * load.batch, keys.count, self._workers * load.batch)
+        batches, count = iter(firsts), len(firsts)
 
         def make() -> tuple[str, bytes]:
             return requests.TXN, requests.fill(keys, value, next(batches), load.batch)
