@@ -8,7 +8,8 @@
 What a crash leaves behind is put right here and in Wal.reconcile(), by these rules. The order of writing makes them
 enough: the state is written before the log when a member begins and when a snapshot is put in place.
 
-- The log has no identity and the state was never applied to: the first start did not get through. Start over.
+- The log has no identity and the state was never applied to: the first start did not get through. Start over. A file
+  whose header never reached the disk is as good as none.
 - The log has no identity and the state was applied to: somebody has removed the log. Refuse.
 - The log has an identity and the state has none: somebody has removed the state. Refuse.
 - A file in incoming/, or a copy beside the state that was not put in its place: delete it.
@@ -38,7 +39,7 @@ import lmdb
 from kvstore.storage import journal
 from kvstore.storage.backend import Backend
 from kvstore.storage.engine import LEFTOVERS, sync_directory
-from kvstore.storage.errors import CorruptStore, DataDirLocked, StorageError
+from kvstore.storage.errors import WAY_OUT, CorruptStore, DataDirLocked, StorageError
 from kvstore.storage.formats import FORMATS, Formats
 from kvstore.storage.meta import (
     APPLIED_KEY,
@@ -50,7 +51,7 @@ from kvstore.storage.meta import (
     decode_identity,
     decode_position,
 )
-from kvstore.storage.pages import DATA_FILE, check_file
+from kvstore.storage.pages import DATA_FILE, check_file, never_committed
 from kvstore.storage.wal import Wal
 
 MEMBER: Final = "member"
@@ -219,6 +220,9 @@ def _peek(path: Path, accept: Callable[[MetaReader], None]) -> _Found:
         return _Found()
     try:
         check_file(data)
+    except CorruptStore as error:
+        raise CorruptStore(f"{error}; {WAY_OUT}") from error
+    try:
         with lmdb.open(os.fspath(path), map_size=0, max_dbs=1, readonly=True, lock=False) as env:
             try:
                 table = env.open_db(META.name.encode(), create=False)
@@ -231,8 +235,6 @@ def _peek(path: Path, accept: Callable[[MetaReader], None]) -> _Found:
                 return _Found(identity, decode_format(txn, path) or 0, decode_position(txn.get(APPLIED_KEY)).index)
     except lmdb.Error as error:
         raise CorruptStore(f"{data}: {error}; {WAY_OUT}") from error
-    except CorruptStore as error:
-        raise CorruptStore(f"{error}; {WAY_OUT}") from error
 
 
 def _lock(path: Path, timeout: float) -> int:

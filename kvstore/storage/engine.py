@@ -22,7 +22,7 @@ from typing import Any, Final
 import lmdb
 
 from kvstore.storage.batch import DUP, Operation, TableSpec, WriteStats
-from kvstore.storage.errors import CorruptStore, DiskFull, JobFailed, WriterFailed
+from kvstore.storage.errors import WAY_OUT, CorruptStore, DiskFull, JobFailed, WriterFailed
 from kvstore.storage.longkey import LAYERS_SUFFIX
 from kvstore.storage.pages import DATA_FILE, LOCK_FILE, check_file, count_free_pages, read_meta
 from kvstore.storage.transaction import Handles, ReadTransaction, TableHandle, WriteTransaction
@@ -299,7 +299,7 @@ class Engine:
         if isinstance(
             error, (lmdb.CorruptedError, lmdb.PageNotFoundError, lmdb.InvalidError, lmdb.VersionMismatchError)
         ):
-            return CorruptStore(f"{self.path / DATA_FILE}: {error}")
+            return CorruptStore(f"{self.path / DATA_FILE}: {error}; {WAY_OUT}")
         return WriterFailed(f"{self.path}: {error}")
 
     def _measure(self, stats: WriteStats) -> None:
@@ -326,7 +326,7 @@ def open_for_reading(path: Path, tables: Sequence[TableSpec]) -> tuple[lmdb.Envi
         env = lmdb.open(os.fspath(path), map_size=0, max_dbs=MAX_TABLES, readonly=True, create=False, max_spare_txns=1)
         return env, _open_tables(env, tables, None, create=False)
     except lmdb.Error as error:
-        raise CorruptStore(f"{path / DATA_FILE}: {error}") from error
+        raise CorruptStore(f"{path / DATA_FILE}: {error}; {WAY_OUT}") from error
 
 
 def begin_reading(env: lmdb.Environment) -> lmdb.Transaction[bytes]:

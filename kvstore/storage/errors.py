@@ -5,6 +5,14 @@ Knows nothing of requests: none of these is the fault of a client.
 
 from __future__ import annotations
 
+from typing import Final
+
+WAY_OUT: Final = (
+    "remove this member from the cluster and add it again with an empty data directory, "
+    "or begin anew from a snapshot (kvctl snapshot restore)"
+)
+"""What is left to do where data is damaged beyond what is put right here."""
+
 
 class StorageError(Exception):
     """Base of every error of the durable layer."""

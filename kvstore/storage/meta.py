@@ -11,7 +11,7 @@ from struct import Struct
 from typing import Final, NamedTuple, Protocol
 
 from kvstore.storage.batch import TableSpec
-from kvstore.storage.errors import CorruptStore, FormatTooNew, IdentityMismatch
+from kvstore.storage.errors import WAY_OUT, CorruptStore, FormatTooNew, IdentityMismatch
 from kvstore.storage.table import Table
 
 META: Final = TableSpec("meta")
@@ -83,7 +83,7 @@ def decode_identity(meta: MetaReader, path: object) -> Identity | None:
         )
     cluster, member = meta.get(CLUSTER_KEY), meta.get(MEMBER_KEY)
     if cluster is None or member is None:
-        raise CorruptStore(f"{path}: has a format but no identity; restore the member from a snapshot")
+        raise CorruptStore(f"{path}: has a format but no identity; {WAY_OUT}")
     return Identity(_number(cluster, path), _number(member, path))
 
 

@@ -1,4 +1,4 @@
-"""`python -m tests.crash kill`, by hand and for longer than CI has time."""
+"""`python -m tests.crash kill` and `python -m tests.crash power`, by hand and for longer than CI has time."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from tests.crash import kill
+from tests.crash import kill, power
 from tests.crash.history import History, everything
 from tests.faultfs import NoCompiler
 
@@ -21,11 +21,16 @@ def main() -> int:
     killing = commands.add_parser("kill", help="kill a member at so many operations of a history")
     killing.add_argument("--points", type=int, default=300)
     killing.add_argument("--jobs", type=int, default=2, help="runs at a time")
+    cutting = commands.add_parser("power", help="cut the power at so many moments of a history")
+    cutting.add_argument("--cuts", type=int, default=200, help="moments")
+    cutting.add_argument("--seeds", type=int, default=4, help="fates by chance at each moment, beside the four corners")
     arguments = parser.parse_args()
     directory = arguments.directory or Path(tempfile.mkdtemp(prefix="kvstore-crash-"))
     print(f"in {directory}", flush=True)
     try:
-        return _kill(directory, arguments.points, arguments.jobs)
+        if arguments.command == "kill":
+            return _kill(directory, arguments.points, arguments.jobs)
+        return _cut_power(directory, arguments.cuts, arguments.seeds)
     except NoCompiler as reason:
         print(reason, file=sys.stderr)
         return 2
@@ -41,6 +46,17 @@ def _kill(directory: Path, count: int, jobs: int) -> int:
     for text in lost:
         print(f"\n{text}")
     print(f"{len(points)} runs, killed in {killed}, {len(lost)} failed, {time.monotonic() - began:.0f} s")
+    return 1 if lost else 0
+
+
+def _cut_power(directory: Path, moments: int, seeds: int) -> int:
+    began = time.monotonic()
+    recording = power.record(directory / "recorded", History.of(everything()))
+    print(f"{len(recording.history.steps)} steps, {len(recording.records)} records", flush=True)
+    count, lost = power.check_all(recording, power.cuts(recording, moments, seeds), directory, _tell)
+    for text in lost:
+        print(f"\n{text}")
+    print(f"{count} power cuts, {len(lost)} failed, {time.monotonic() - began:.0f} s")
     return 1 if lost else 0
 
 

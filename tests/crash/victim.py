@@ -18,7 +18,7 @@ from tests.cluster.harness import Cluster
 from tests.cluster.harness.binary import kvstored
 from tests.cluster.harness.cluster import READY_SECONDS
 from tests.crash.history import TTL, Compact, Delete, Do, Grant, History, Put, Revoke, Step
-from tests.crash.observe import Lost, hash_of_history, observe
+from tests.crash.observe import ClientView, Lost, hash_of_history, observe
 from tests.faultfs import FaultFs
 
 FLAGS: Mapping[str, str] = {
@@ -73,7 +73,7 @@ class Victim:
                 raise
             self._come_back(error)
             self._go_on()
-        observe(self.member.client, self.history.contents[-1], None)
+        observe(ClientView(self.member.client), self.history.contents[-1], None)
         return hash_of_history(self.member.client)
 
     def _go_on(self) -> None:
@@ -101,7 +101,7 @@ class Victim:
         contents = self.history.contents
         done = self.acknowledged
         under_way = contents[done + 1] if done + 1 < len(contents) else None
-        found = observe(self.member.client, contents[done], under_way)
+        found = observe(ClientView(self.member.client), contents[done], under_way)
         if found is not contents[done]:
             self._acknowledge()
 

@@ -200,7 +200,7 @@ class FaultFs:
     def skip_syncs(self, skip: bool = True) -> None:
         """Do not wait for the real disk, but count what was synced as synced: for tests that lose power in theory only.
 
-        Synchronous writes still wait.
+        Of synchronous writes it holds for files that are opened while it does.
         """
         self._set(_SYNC_SKIP, skip)
 

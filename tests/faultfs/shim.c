@@ -271,6 +271,13 @@ static struct descriptor *watched(int fd) {
     return entry->state == WATCHED ? entry : NULL;
 }
 
+/* A file that was just opened. `synchronous`: as it was asked for, whatever became of it. */
+static void adopt(int fd, int synchronous) {
+    forget(fd);
+    struct descriptor *entry = watched(fd);
+    if (entry) entry->synchronous = synchronous;
+}
+
 /* The whole path of a name, if it is below the root. */
 static int resolve(int directory, const char *name, char *path) {
     if (!control) return 0;
@@ -300,9 +307,16 @@ static int do_open(int directory, const char *name, int flags, mode_t mode) {
     READY();
     char path[PATH_MAX];
     int changes = flags & (O_CREAT | O_TRUNC) && (flags & O_TMPFILE) != O_TMPFILE;
-    if (!changes || !resolve(directory, name, path)) {
+    int synchronous = flags & O_DSYNC;
+    if (!(changes || synchronous) || !resolve(directory, name, path)) {
         int fd = real_openat(directory, name, flags, mode);
         forget(fd);
+        return fd;
+    }
+    if (synchronous && get(SYNC_SKIP)) flags &= ~(O_SYNC | O_DSYNC);
+    if (!changes) {
+        int fd = real_openat(directory, name, flags, mode);
+        adopt(fd, synchronous != 0);
         return fd;
     }
     int64_t operation = 0;
@@ -310,7 +324,7 @@ static int do_open(int directory, const char *name, int flags, mode_t mode) {
     int existed = inode_of(path) != 0;
     if (!existed || flags & O_TRUNC) operation = count(existed ? TRUNCATE : CREATE);
     int fd = real_openat(directory, name, flags, mode);
-    forget(fd);
+    adopt(fd, synchronous != 0);
     if (fd >= 0) {
         uint64_t inode = inode_of(path);
         if (!existed) note(CREATE, operation, inode, path, 0, 0);

@@ -9,7 +9,7 @@ import lmdb
 import pytest
 
 from kvstore.storage.errors import CorruptStore, FormatTooNew
-from kvstore.storage.pages import DATA_FILE, check_file, count_free_pages, read_meta
+from kvstore.storage.pages import DATA_FILE, check_file, count_free_pages, never_committed, read_meta
 
 
 @pytest.fixture
@@ -73,3 +73,24 @@ def test_another_format_of_lmdb_is_refused(file: Path) -> None:
     file.write_bytes(data)
     with pytest.raises(FormatTooNew, match="LMDB data format 3"):
         check_file(file)
+
+
+def test_a_file_whose_header_never_reached_the_disk_was_never_committed(tmp_path: Path) -> None:
+    data = tmp_path / DATA_FILE
+    with lmdb.open(os.fspath(tmp_path), map_size=1 << 20) as env, env.begin(write=True) as txn:
+        txn.put(b"key", b"value")
+    whole = data.read_bytes()
+    assert not never_committed(data)
+    for lost in (0, 4096):
+        data.write_bytes(whole[:lost] + bytes(512) + whole[lost + 512 :])
+        assert never_committed(data)
+    data.write_bytes(b"")
+    assert never_committed(data)
+
+
+def test_zeros_in_the_header_of_a_file_with_data_are_damage(tmp_path: Path) -> None:
+    data = tmp_path / DATA_FILE
+    with lmdb.open(os.fspath(tmp_path), map_size=1 << 20) as env, env.begin(write=True) as txn:
+        txn.put(b"key", bytes(100_000))
+    data.write_bytes(bytes(4096) + data.read_bytes()[4096:])
+    assert not never_committed(data)
