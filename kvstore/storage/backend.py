@@ -243,7 +243,8 @@ class Backend:
                 then()
 
         future.add_done_callback(follow)
-        await asyncio.wrap_future(future)
+        # Whoever asked may go away; the writer does it all the same, and it must be followed.
+        await asyncio.shield(asyncio.wrap_future(future))
 
     def _load(self) -> None:
         for table in self._all:

@@ -174,6 +174,25 @@ async def test_defragmenting_gives_free_pages_back_while_changes_go_on(backend: 
     assert (table.get(b"before"), table.get(b"during"), table.get(b"after")) == (b"1", b"1", b"1")
 
 
+async def test_a_defragmentation_that_nobody_waits_for_any_more_is_followed_all_the_same(tmp_path: Path) -> None:
+    failures: list[StorageError] = []
+    backend = open_backend(tmp_path, "process")
+    backend.events = WriterEvents(failed=failures.append)
+    table = backend.table("current")
+    table.put(b"before", b"1")
+    await backend.flush_all()
+    defragmenting = asyncio.create_task(backend.defragment())
+    await asyncio.sleep(0)
+    defragmenting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await defragmenting
+    table.put(b"after", b"1")
+    await asyncio.wait_for(backend.flush_all(), 20)
+    assert failures == []
+    assert table.items(b"", None) == [(b"after", b"1"), (b"before", b"1")]
+    await backend.close()
+
+
 async def test_a_received_snapshot_takes_the_states_place(backend: Backend, tmp_path: Path) -> None:
     (tmp_path / "other").mkdir()
     other = open_backend(tmp_path / "other", "process")
