@@ -8,7 +8,7 @@ that a message to be repeated must not be a proposal: raft forwards those once.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -417,6 +417,19 @@ class ServerEnd:
         self._drain.append(promise)
         return promise
 
+    def when_relieved(self, callback: Callable[[], None]) -> None:
+        """Call back when the answer may be made: at once, or when the client has read more."""
+
+        def relieved() -> None:
+            if not self.finished:
+                callback()
+
+        chance = self._server.network.timeline.chance
+        if chance.random() < 0.9:
+            relieved()
+        else:
+            self._server.loop.call_later(chance.uniform(0.0, 0.1), relieved)
+
     # What happens to it.
 
     def start(self) -> None:
@@ -479,8 +492,9 @@ class ServerEnd:
             return
         if isinstance(result, Promise):
             result.then(self._settle)
-        elif isinstance(result, Awaitable):
-            self._task = self._server.loop.create_task(self._drive(result))
+        elif isinstance(result, Coroutine):
+            self._task = self._server.loop.create_task(result)
+            self._task.add_done_callback(self._returned)
         else:
             self._answer(result)
 
@@ -491,13 +505,14 @@ class ServerEnd:
         else:
             self._answer(promise.result())
 
-    async def _drive(self, result: Awaitable[Any]) -> None:
-        try:
-            answer = await result
-        except Exception as error:
+    def _returned(self, task: asyncio.Task[Any]) -> None:
+        if task.cancelled():
+            return
+        error = task.exception()
+        if isinstance(error, Exception):
             self._fail(error)
         else:
-            self._answer(answer)
+            self._answer(task.result())
 
     def _answer(self, result: Any) -> None:
         if not self.finished:
