@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help run cluster test lint format generate bench clean
+.PHONY: help run cluster test lint format generate smoke bench clean
 
 help: ## list the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -37,6 +37,9 @@ format: $(STAMP) ## format the code
 
 generate: $(STAMP) ## write kvstore/pb from protos/
 	$(BIN)/python protos/generate.py
+
+smoke: $(STAMP) ## show that every benchmark works; measures nothing
+	$(BIN)/python -m kvbench compare --smoke --json bench-results/smoke.json
 
 bench: $(STAMP) ## measure against etcd, if it is on the PATH
 	$(BIN)/python -m kvbench compare

@@ -53,11 +53,11 @@ class Plan:
 
     @classmethod
     def make(
-        cls, *, quick: bool, only: str, members: tuple[int, ...], rounds: int, duration: float, processes: int
+        cls, *, smoke: bool, only: str, members: tuple[int, ...], rounds: int, duration: float, processes: int
     ) -> "Plan":
-        """only: a shell pattern of names, or a part of one; empty for all. quick: tiny, and once."""
+        """only: a shell pattern of names, or a part of one; empty for all. smoke: tiny, and once."""
         chosen = tuple(workload for workload in table() if matches(workload.name, only))
-        if quick:
+        if smoke:
             scale = Scale(keys=1_000, many_keys=20_000, seconds=0.2, failover_seconds=4.0)
             return cls(chosen, members, 1, scale, 0.0, processes)
         scale = Scale(keys=KEYS, many_keys=MANY_KEYS, seconds=duration, failover_seconds=FAILOVER_SECONDS)
@@ -82,8 +82,11 @@ class Row:
         return self.median("kvstored") / reference if reference else float("nan")
 
 
-def compare(plan: Plan, directory: Path | None, json_file: Path) -> None:
-    """Run the plan, print a table and write a file. Raises CompareFailed, LoadFailed."""
+def compare(plan: Plan, directory: Path | None, json_file: Path, resume: bool = False) -> None:
+    """Run the plan, print a table and write a file, which grows with every workload. Raises CompareFailed, LoadFailed.
+
+    resume: take over what such a file holds already instead of measuring it again.
+    """
     reference = etcd()
     if reference is None:
         raise CompareFailed(NO_ETCD)
@@ -91,21 +94,65 @@ def compare(plan: Plan, directory: Path | None, json_file: Path) -> None:
         names = "\n".join(f"  {workload.name}" for workload in table())
         raise CompareFailed(f"no workload has such a name; there are\n{names}")
     programs = (reference, kvstored())
-    rows: list[Row] = []
-    begun = time.time()
+    results = Results(plan, programs, json_file)
+    if resume:
+        results.read()
     try:
         with _data_directory(directory) as base, Pool(plan.processes) as pool:
             for size in plan.members:
                 for many_keys in (False, True):
-                    chosen = [w for w in plan.workloads if w.many_keys is many_keys and w.needs_members <= size]
+                    chosen = [
+                        workload
+                        for workload in plan.workloads
+                        if workload.many_keys is many_keys
+                        and workload.needs_members <= size
+                        and not results.has(workload, size)
+                    ]
                     if chosen:
-                        rows += _measure(plan, pool, programs, size, chosen, base)
+                        for row in _measure(plan, pool, programs, size, chosen, base):
+                            results.add(row)
     except ServerFailed as error:
         raise CompareFailed(str(error)) from error
-    click.echo(_table(rows))
-    json_file.parent.mkdir(parents=True, exist_ok=True)
-    json_file.write_text(json.dumps(_to_json(plan, programs, rows, begun), indent=2) + "\n")
+    click.echo(_table(results.rows))
+    click.echo(f"over {plan.scale.many_keys:,} keys: range, memory, start; over {plan.scale.keys:,}: all others")
     click.echo(f"\nwritten to {json_file}")
+
+
+class Results:
+    """The rows so far, in a file."""
+
+    def __init__(self, plan: Plan, programs: tuple[Program, Program], path: Path) -> None:
+        self.rows: list[Row] = []
+        self._plan = plan
+        self._programs = programs
+        self._path = path
+        self._begun = time.time()
+
+    def read(self) -> None:
+        """Take over the rows that the file has, if there is one. Raises CompareFailed if it is none of ours."""
+        if not self._path.exists():
+            return
+        by_name = {workload.name: workload for workload in table()}
+        try:
+            for result in json.loads(self._path.read_text())["results"]:
+                samples = {
+                    program: [Sample(**sample) for sample in taken] for program, taken in result["samples"].items()
+                }
+                if workload := by_name.get(result["workload"]):
+                    self.rows.append(Row(workload, result["members"], samples))
+        except (ValueError, KeyError, TypeError) as error:
+            raise CompareFailed(f"{self._path} holds no results to go on from") from error
+
+    def has(self, workload: Workload, members: int) -> bool:
+        return any(row.workload.name == workload.name and row.members == members for row in self.rows)
+
+    def add(self, row: Row) -> None:
+        self.rows.append(row)
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        # In its place at once: a run that is cut off leaves the rows before.
+        part = self._path.with_suffix(".part")
+        part.write_text(json.dumps(_to_json(self._plan, self._programs, self.rows, self._begun), indent=2) + "\n")
+        part.replace(self._path)
 
 
 @contextmanager
@@ -118,13 +165,12 @@ def _data_directory(directory: Path | None) -> Iterator[Path]:
 
 def _measure(
     plan: Plan, pool: Pool, programs: tuple[Program, Program], size: int, chosen: list[Workload], base: Path
-) -> list[Row]:
+) -> Iterator[Row]:
     """Run workloads on one cluster of each program. Both run all the time: an idle member takes next to nothing."""
     many_keys = chosen[0].many_keys
     name = f"{size}-{'many' if many_keys else 'few'}"
     first = Cluster(programs[0], size, base / f"{programs[0].name}-{name}")
     second = Cluster(programs[1], size, base / f"{programs[1].name}-{name}")
-    rows = []
     with first, second:
         for cluster in (first, second):
             _say(f"{cluster.program.name}: filling {size} member{'s' if size > 1 else ''}")
@@ -138,8 +184,7 @@ def _measure(
                     sample = workload.measure(pool, cluster, plan.scale, plan.scale.seconds)
                     row.samples[cluster.program.name].append(sample)
                     _say(f"{workload.name}: {cluster.program.name} {sample.value:,.3g} {workload.unit}")
-            rows.append(row)
-    return rows
+            yield row
 
 
 def _say(text: str) -> None:
@@ -150,18 +195,20 @@ def _say(text: str) -> None:
 def _table(rows: list[Row]) -> str:
     """The medians side by side."""
     head = (
-        f"{'workload':<28} {'members':>7} {'unit':>8} {'etcd':>12} {'p50':>8} {'p99':>8} "
-        f"{'kvstored':>12} {'p50':>8} {'p99':>8} {'ratio':>7}"
+        f"{'workload':<34} {'members':>7} {'unit':>8} {'etcd':>12} {'p50':>8} {'p99':>8} {'gen':>5} "
+        f"{'kvstored':>12} {'p50':>8} {'p99':>8} {'gen':>5} {'ratio':>7}"
     )
     lines = [head, "-" * len(head)]
     for row in rows:
-        cells = [f"{row.workload.name:<28} {row.members:>7} {row.workload.unit:>8}"]
+        cells = [f"{row.workload.name:<34} {row.members:>7} {row.workload.unit:>8}"]
         for program in ("etcd", "kvstored"):
             cells.append(f"{_number(row.median(program)):>12} {_middle(row, program, 'p50'):>8}")
-            cells.append(f"{_middle(row, program, 'p99'):>8}")
+            cells.append(f"{_middle(row, program, 'p99'):>8} {_generator(row, program):>5}")
         mark = "" if row.workload.higher_is_better else " (less is better)"
         lines.append(" ".join(cells) + f" {row.ratio:>7.2f}{mark}")
-    lines.append("medians; ratio: kvstored to etcd; p50 and p99: milliseconds")
+    lines.append(
+        "medians; ratio: kvstored to etcd; p50 and p99: milliseconds; gen: the generator's share of a processor"
+    )
     lines += _remarks(rows)
     return "\n".join(lines)
 
@@ -169,6 +216,9 @@ def _table(rows: list[Row]) -> str:
 def _remarks(rows: list[Row]) -> Iterator[str]:
     for row in rows:
         for program, samples in row.samples.items():
+            if detail := samples[-1].detail:
+                parts = ", ".join(f"{name} {_number(value)}" for name, value in detail.items())
+                yield f"{row.workload.name}, {row.members} members: {program} is the sum of {parts}"
             errors = sum(sample.errors for sample in samples)
             if errors:
                 yield f"{row.workload.name}, {row.members} members: {errors:,} calls to {program} failed"
@@ -187,6 +237,11 @@ def _number(value: float) -> str:
 def _middle(row: Row, program: str, name: str) -> str:
     values = [value for sample in row.samples[program] if (value := getattr(sample, name)) is not None]
     return f"{statistics.median(values):.2f}" if values else "-"
+
+
+def _generator(row: Row, program: str) -> str:
+    shares = [sample.generator for sample in row.samples[program] if sample.generator is not None]
+    return f"{statistics.median(shares):.0%}" if shares else "-"
 
 
 def _to_json(plan: Plan, programs: tuple[Program, Program], rows: list[Row], begun: float) -> dict[str, object]:

@@ -194,7 +194,7 @@ def draw(curves: Sequence[Curve], sizes: Sizes, out: Path, directory: Path | Non
                 _measure(curve, bench, wanted, points)
             known = points.of(curve.name, wanted)
             (out / f"{curve.name}.svg").write_text(svg(_panels(curve, known)))
-            for line in _verdict(curve, known):
+            for line in verdict(curve, known):
                 click.echo(line)
     click.echo(f"\nwritten to {out}")
 
@@ -227,7 +227,8 @@ def _panels(curve: Curve, known: Mapping[int, Values]) -> list[Panel]:
     ]
 
 
-def _verdict(curve: Curve, known: Mapping[int, Values]) -> Iterator[str]:
+def verdict(curve: Curve, known: Mapping[int, Values]) -> Iterator[str]:
+    """A curve in words: rates, costs, and whether its end is level with its best."""
     yield f"{curve.title}: " + ", ".join(f"{size:,}" for size in known)
     for name in next(iter(known.values())):
         rates = [values[name][0] for values in known.values()]

@@ -102,8 +102,7 @@ async def _nothing(server: Server) -> None:
 class Disturbance:
     """One kind of work.
 
-    prepare: done before, unseen. act: done while it is measured; again and again if it `repeats`, with a second
-    between two.
+    prepare: done before, unseen. act: done while it is measured; again and again if it `repeats`.
     """
 
     name: str
@@ -197,11 +196,11 @@ def table() -> tuple[Disturbance, ...]:
     )
 
 
-async def act(disturbance: Disturbance, server: Server, until: Callable[[], bool]) -> int:
-    """Do it, once or until it is time to end; how often it was done."""
+async def act(disturbance: Disturbance, server: Server, until: Callable[[], bool], pause: float = 1.0) -> int:
+    """Do it, once or until it is time to end, with a pause in seconds between two; how often it was done."""
     times = 0
     while not times or (disturbance.repeats and not until()):
         await disturbance.act(server)
         times += 1
-        await asyncio.sleep(1.0)
+        await asyncio.sleep(pause)
     return times

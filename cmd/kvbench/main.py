@@ -234,13 +234,16 @@ def lease(**options: Any) -> None:
 
 
 @program.command(name="compare")
-@click.option("--quick", is_flag=True, help="Few seconds in all: shows that everything works, measures nothing.")
+@click.option(
+    "--smoke", is_flag=True, help="Tiny, and one member unless told: shows that everything works, measures nothing."
+)
+@click.option("--resume", is_flag=True, help="Go on from the results in the file; otherwise they are replaced.")
 @click.option(
     "--only", default="", metavar="PATTERN", help="Only workloads whose name matches (* and ? as in a shell)."
 )
 @click.option("--members", type=click.Choice(["1", "3"]), help="Only with so many members.  [default: both]")
 @click.option("--rounds", default=3, show_default=True, type=click.IntRange(1), help="Times each workload is run.")
-@click.option("--duration", default="5s", show_default=True, type=Seconds(), help="Of one run.")
+@click.option("--duration", default="4s", show_default=True, type=Seconds(), help="Of one run.")
 @click.option("--processes", default="auto", show_default=True, help="Worker processes of the generator.")
 @click.option(
     "--dir",
@@ -257,7 +260,8 @@ def lease(**options: Any) -> None:
     help="Write all results here.",
 )
 def compare_(
-    quick: bool,
+    smoke: bool,
+    resume: bool,
     only: str,
     members: str | None,
     rounds: int,
@@ -271,15 +275,15 @@ def compare_(
     Needs an etcd on the PATH. Ends every process it has started.
     """
     plan = Plan.make(
-        quick=quick,
+        smoke=smoke,
         only=only,
-        members=(1, 3) if members is None else (int(members),),
+        members=((1,) if smoke else (1, 3)) if members is None else (int(members),),
         rounds=rounds,
         duration=duration,
         processes=_processes(processes),
     )
     try:
-        compare(plan, directory, json_file)
+        compare(plan, directory, json_file, resume)
     except (CompareFailed, LoadFailed) as error:
         raise click.ClickException(str(error)) from error
 

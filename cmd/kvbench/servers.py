@@ -122,11 +122,11 @@ class _Member:
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
 
-    def anonymous_bytes(self) -> int:
-        """Anonymous memory of the process and its children: what they hold beyond files that the system caches."""
-        if self._process is None or not self.running:
-            return 0
-        return sum(_anonymous_bytes(pid) for pid in _tree(self._process.pid))
+    def anonymous_bytes(self) -> Iterator[tuple[str, int]]:
+        """Each process, itself and its children, with what it holds beyond files that the system caches."""
+        if self._process is not None and self.running:
+            for pid in _tree(self._process.pid):
+                yield f"{self.name} {_command(pid)} {pid}", _anonymous_bytes(pid)
 
     def processor_seconds(self) -> float:
         """Processor time that the process and its children have taken."""
@@ -207,9 +207,9 @@ class Cluster:
                 member.signal(signal.SIGKILL)
                 member.end(STOP_SECONDS)
 
-    def anonymous_bytes(self) -> int:
-        """Of all members together."""
-        return sum(member.anonymous_bytes() for member in self._members)
+    def anonymous_bytes(self) -> dict[str, int]:
+        """Anonymous memory of every process of every member, by a name: member, program and process id."""
+        return {name: size for member in self._members for name, size in member.anonymous_bytes()}
 
     def processor_seconds(self) -> float:
         """Processor time that all members have taken since they were started, with their children that still run."""
@@ -305,6 +305,15 @@ def _tree(pid: int) -> Iterator[int]:
         with suppress(OSError):
             for child in task.read_text().split():
                 yield from _tree(int(child))
+
+
+def _command(pid: int) -> str:
+    """The program of a process, or the Python module that it runs."""
+    try:
+        words = Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace").split("\0")
+    except OSError:
+        return "ended"
+    return words[words.index("-m") + 1] if "-m" in words[:-1] else os.path.basename(words[0])
 
 
 def _anonymous_bytes(pid: int) -> int:

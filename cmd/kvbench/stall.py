@@ -128,7 +128,7 @@ async def _beside(plan: Plan, what: Disturbance, cluster: Cluster, load_pool: Po
         after = await asyncio.to_thread(_lag_counts, endpoint)
     finally:
         await server.close()
-    return _stalls(what, load, seen, _lag(before, after))
+    return _stalls(what, load, seen, lag(before, after))
 
 
 def _stalls(what: Disturbance, load: Result, seen: Result, lag: float | None) -> Stalls:
@@ -155,7 +155,8 @@ def _lag_counts(endpoint: str) -> dict[float, int]:
     return {float(bound): int(count) for bound, count in LAG.findall(text)}
 
 
-def _lag(before: dict[float, int], after: dict[float, int]) -> float | None:
+def lag(before: dict[float, int], after: dict[float, int]) -> float | None:
+    """Milliseconds that 99.9% of the samples between two counts were at or below; None if there were none."""
     counts = {bound: count - before.get(bound, 0) for bound, count in after.items()}
     total = max(counts.values(), default=0)
     if not total:

@@ -20,13 +20,18 @@ FAILOVER_TIMEOUT = 0.5
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One measurement. value: in the workload's unit. p50, p99: milliseconds. generator: its share of a processor."""
+    """One measurement.
+
+    value: in the workload's unit. p50, p99: milliseconds. generator: its share of a processor. detail: of what the
+    value is the sum, by name.
+    """
 
     value: float
     p50: float | None = None
     p99: float | None = None
     errors: int = 0
     generator: float | None = None
+    detail: dict[str, float] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +102,8 @@ def _restart(pool: Pool, cluster: Cluster, scale: Scale, seconds: float) -> Samp
 
 
 def _memory(pool: Pool, cluster: Cluster, scale: Scale, seconds: float) -> Sample:
-    return Sample(value=cluster.anonymous_bytes() / (1 << 20))
+    detail = {name: size / (1 << 20) for name, size in cluster.anonymous_bytes().items()}
+    return Sample(value=sum(detail.values()), detail=detail)
 
 
 def _failover(pool: Pool, cluster: Cluster, scale: Scale, seconds: float) -> Sample:
@@ -134,8 +140,12 @@ def table() -> tuple[Workload, ...]:
         Workload("get serializable 20x50", "ops/s", _load(Kind.GET, 20, 50, serializable=True)),
         Workload("txn put-or-get 20x50", "ops/s", _load(Kind.TXN, 20, 50)),
         Workload("mixed 80/20 20x50", "ops/s", _load(Kind.MIXED, 20, 50, read_share=0.8)),
-        Workload("watch 100 in 10 streams", "events/s", _load(Kind.WATCH, 10, 10, watchers=100, watch_streams=10)),
-        Workload("lease keepalive 1000", "ops/s", _load(Kind.LEASE, 10, 1, leases=1_000, lease_streams=10)),
+        Workload(
+            "watch 100 watchers in 10 streams", "events/s", _load(Kind.WATCH, 10, 10, watchers=100, watch_streams=10)
+        ),
+        Workload(
+            "lease keepalive 1000 in 10 streams", "ops/s", _load(Kind.LEASE, 10, 1, leases=1_000, lease_streams=10)
+        ),
         Workload("leader killed", "s", _failover, higher_is_better=False, warm=False, needs_members=3),
         _over_many("range limit 500", limit=500),
         _over_many("range limit 10000", limit=10_000),

@@ -14,15 +14,16 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from kvbench.compare import CompareFailed, Plan, Row, compare
+from kvbench.compare import CompareFailed, Plan, Results, Row, compare
 from kvbench.main import program
+from kvbench.servers import Program
 from kvbench.workloads import Sample, table
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
 
 def plan(only: str) -> Plan:
-    return Plan.make(quick=True, only=only, members=(1,), rounds=3, duration=5.0, processes=1)
+    return Plan.make(smoke=True, only=only, members=(1,), rounds=3, duration=5.0, processes=1)
 
 
 def names(only: str) -> list[str]:
@@ -49,7 +50,7 @@ def test_the_ratio_is_that_of_the_medians() -> None:
 
 def test_without_etcd_it_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    done = CliRunner().invoke(program, ["compare", "--quick"])
+    done = CliRunner().invoke(program, ["compare", "--smoke"])
     assert done.exit_code == 1
     assert "apt-get install etcd-server" in done.output
 
@@ -67,7 +68,7 @@ def start(*arguments: str) -> subprocess.Popen[str]:
     """kvbench compare as a process."""
     path = os.pathsep.join([str(REPOSITORY), str(REPOSITORY / "cmd"), os.environ.get("PYTHONPATH", "")])
     return subprocess.Popen(
-        [sys.executable, "-m", "kvbench", "compare", "--quick", "--members", "1", *arguments],
+        [sys.executable, "-m", "kvbench", "compare", "--smoke", "--members", "1", *arguments],
         env={**os.environ, "PYTHONPATH": path.rstrip(os.pathsep)},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -114,3 +115,26 @@ class TestRealServers:
         assert process.returncode != 0, said
         assert servers_in(tmp_path) == []
         assert list(tmp_path.iterdir()) == []
+
+
+def test_results_that_are_there_are_not_measured_again(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    etcd = tmp_path / "etcd"
+    etcd.write_text("#!/bin/sh\necho etcd Version: 0.0.0\n")
+    etcd.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    samples = {"etcd": [{"value": 2.0, "p50": 1.0}], "kvstored": [{"value": 5.0, "generator": 0.25}]}
+    out = tmp_path / "out.json"
+    out.write_text(json.dumps({"results": [{"workload": "put 1x1", "members": 1, "samples": samples}]}))
+    arguments = ["compare", "--resume", "--only", "put 1x1", "--members", "1", "--json", str(out)]
+    done = CliRunner().invoke(program, arguments)
+    assert done.exit_code == 0, done.output
+    row = next(line for line in done.output.splitlines() if line.startswith("put 1x1"))
+    assert row.split()[-1] == "2.50"
+    assert "25%" in row
+
+
+def test_a_file_that_holds_no_results_is_not_gone_on_from(tmp_path: Path) -> None:
+    out = tmp_path / "out.json"
+    out.write_text("{}")
+    with pytest.raises(CompareFailed, match="no results"):
+        Results(plan("put 1x1"), (Program("etcd", (), ""), Program("kvstored", (), "")), out).read()

@@ -4,7 +4,7 @@ import random
 from collections import Counter
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kvbench.latency import QUANTILES, Latencies, summarize
@@ -29,6 +29,7 @@ def test_one_sample_is_every_quantile() -> None:
 
 
 @given(st.lists(st.integers(0, 10_000_000), min_size=1, max_size=300))
+@settings(deadline=None)
 def test_quantiles_match_a_sorted_list(samples: list[int]) -> None:
     summary = of(*samples).summary()
     ordered = sorted(samples)
@@ -40,6 +41,7 @@ def test_quantiles_match_a_sorted_list(samples: list[int]) -> None:
 
 
 @given(st.lists(st.integers(0, 10_000_000), min_size=1, max_size=300))
+@settings(deadline=None)
 def test_the_histogram_holds_every_sample_once(samples: list[int]) -> None:
     buckets = of(*samples).summary().buckets
     assert sum(count for _, count in buckets) == len(samples)
