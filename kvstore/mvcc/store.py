@@ -432,7 +432,7 @@ class Store:
         """
         if revision > self.revision:
             raise FutureRev
-        if 0 < revision < self.compact_revision:
+        if revision < 0 or 0 < revision < self.compact_revision:
             raise Compacted
         revision = revision or self.revision
         result = await self._backend.run_reader("kvstore.mvcc.writer_jobs:hash_revisions", (revision,))

@@ -172,6 +172,8 @@ async def test_members_hash_the_same_whatever_they_have_removed(harness: Harness
         assert (await harness.store.hash_kv(0)).hash != before.hash
         with pytest.raises(Compacted):
             await harness.store.hash_kv(14)
+        with pytest.raises(Compacted):
+            await harness.store.hash_kv(-5)
         with pytest.raises(FutureRev):
             await harness.store.hash_kv(1000)
     finally:
