@@ -32,6 +32,9 @@ DISARM = AlarmRequest(action=AlarmRequest.DEACTIVATE, alarm=AlarmType.NOSPACE)
 class NotNow(Exception):
     """A fault has nobody to strike: all members are in other hands already."""
 
+    def __str__(self) -> str:
+        return "nobody to strike"
+
 
 class Fallen(AssertionError):
     """A member ended by itself, and nothing that was done to it excuses that."""

@@ -57,6 +57,8 @@ def failing_syncs(arena: Arena, chance: random.Random) -> Iterator[str]:
         arena.layer(member).fail_syncs(errno.EIO, count)
         yield f"made {'all' if count < 0 else count} syncs of {member.name} fail"
         arena.layer(member).fail_syncs(0, 0)
+        if not member.running:
+            member.start()
 
 
 @contextmanager

@@ -64,7 +64,7 @@ class Nemesis:
         self.damages: list[Damage] = []
         self.history = History()
         self._rate = rate
-        self._say = say
+        self.say = say
         self._stack = ExitStack()
         self._background = self._stack.enter_context(Background())
         self._network = Network(seed)
@@ -137,16 +137,17 @@ class Nemesis:
         """Do it, make it good again, and wait until all members serve."""
         began = time.monotonic()
         told: list[str] = []
-        with ExitStack() as struck:
-            for name, seed in zip(strike.faults, strike.chances, strict=True):
-                try:
-                    told.append(struck.enter_context(CATALOG[name].strike(self.arena, Random(seed))))
-                except (NotNow, ConditionNotMet, grpc.RpcError) as problem:
-                    told.append(f"no {name} now ({describe(problem)})")
-                self.pass_time(strike.stagger)
-            self.pass_time(strike.hold)
-            healed = time.monotonic()
-        self.arena.settle()
+        try:
+            with ExitStack() as struck:
+                for name, seed in zip(strike.faults, strike.chances, strict=True):
+                    told.append(self._begin(name, Random(seed), struck))
+                    self.pass_time(strike.stagger)
+                self.pass_time(strike.hold)
+                healed = time.monotonic()
+            self.arena.settle()
+        except AssertionError:
+            self.say(f"{self._now()}  {' + '.join(strike.faults)}: {'; '.join(told)} -- not made good again")
+            raise
         recovered = time.monotonic() - healed
         self.pass_time(strike.calm)
         damage = Damage(
@@ -157,12 +158,19 @@ class Nemesis:
             recovered=recovered,
         )
         self.damages.append(damage)
-        compare_hashes(self.cluster.members, samples=1)
         self._tell(damage)
+        compare_hashes(self.cluster.members, samples=1)
         return damage
 
+    def _begin(self, name: str, chance: Random, struck: ExitStack) -> str:
+        """Let one fault strike: what it did, or why it could not."""
+        try:
+            return struck.enter_context(CATALOG[name].strike(self.arena, chance))
+        except (NotNow, ConditionNotMet, grpc.RpcError) as problem:
+            return f"no {name} now ({describe(problem)})"
+
     def _tell(self, damage: Damage) -> None:
-        self._say(
+        self.say(
             f"{self._now()}  {' + '.join(damage.faults)}: {damage.told} -- "
             f"no write for {damage.silent:.2f} s, after healing {damage.silent_after:.2f} s; "
             f"all serve after {damage.recovered:.2f} s"
@@ -177,7 +185,7 @@ class Nemesis:
         answered = sum(tally["answered"] for tally in tallies) + self.probe.ledger.tally.answered
         unknown = sum(tally["unknown"] for tally in tallies) + self.probe.ledger.tally.unknown
         rate = (answered - self._told_answered) / (now - self._told_at)
-        self._say(
+        self.say(
             f"{time.strftime('%H:%M:%S')} {self.elapsed:6.1f} s  {answered} answered, {rate:.0f}/s, {unknown} open"
         )
         self._told_at, self._told_answered = now, answered
@@ -191,7 +199,7 @@ class Nemesis:
         for worker in self.workers:
             worker.wait_stopped()
         self._background.run(self.probe.stop())
-        self._say(f"{self._now()}  the load has ended")
+        self.say(f"{self._now()}  the load has ended")
         try:
             self._compare_ends(verdict)
         finally:
@@ -202,9 +210,9 @@ class Nemesis:
             self.arena.settle()
             self._read_everything()
             self.cluster.wait_agreed()
-            self._say(f"{self._now()}  all members have applied as much")
+            self.say(f"{self._now()}  all members have applied as much")
             count = compare_hashes(self.cluster.members)
-            self._say(f"{self._now()}  all members hash alike at {count} revisions")
+            self.say(f"{self._now()}  all members hash alike at {count} revisions")
         except (AssertionError, grpc.RpcError) as error:
             verdict.violations.append(describe(error))
 
@@ -229,7 +237,7 @@ class Nemesis:
             parts.append(worker.wait_finished())
             verdict.violations += [f"a watch stopped: {late}" for late in worker.late]
         self.history = join(parts)
-        self._say(f"{self._now()}  all watches have come up")
+        self.say(f"{self._now()}  all watches have come up")
 
 
 def describe(problem: Exception) -> str:
