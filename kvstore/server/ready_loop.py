@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from typing import Final, Protocol
 
 from kvstore.errors import TimeoutDueToConnectionLost, TimeoutDueToLeaderFail
+from kvstore.server.outbox import Outbox, Peers
 from kvstore.server.proposals import Proposals
 from kvstore.server.reads import ReadRounds
 from raft.errors import ProposalDropped, RaftError
@@ -51,12 +52,6 @@ class Log(Protocol):
         snapshot: SnapshotMetadata | None,
         done: Callable[[], None],
     ) -> None: ...
-
-
-class Peers(Protocol):
-    """Where messages to other members go."""
-
-    def send(self, to: int, messages: list[Message]) -> None: ...
 
 
 class StateMachine(Protocol):
@@ -107,7 +102,7 @@ class ReadyLoop:
         self._node = node
         self._id = member_id
         self._log = log
-        self._peers = peers
+        self._outbox = Outbox(peers, self._loop.call_later)
         self._machine = machine
         self._proposals = proposals
         self._reads = reads
@@ -121,7 +116,6 @@ class ReadyLoop:
         self._calls: list[Callable[[RawNode], None]] = []
         self._unproposed: list[tuple[int, bytes]] = []
         self._parked: list[Message] = []
-        self._outgoing: dict[int, list[Message]] = {}
         # What this turn's Readys ask the log and the state to do, and what they have answered.
         self._appends: list[Message] = []
         self._applies: list[Message] = []
@@ -178,7 +172,7 @@ class ReadyLoop:
         try:
             self._take_input()
             self._work()
-            self._send()
+            self._outbox.send()
             self._machine.turn_ended()
         except BaseException as error:  # a member whose state may be half changed must not go on
             self._stopped = True
@@ -192,9 +186,9 @@ class ReadyLoop:
         end = self._clock() + TURN_SECONDS
         while node.has_ready():
             self._collect(end)
-            self._send()
+            self._outbox.send()
             self._append_all()
-            self._send()
+            self._outbox.send()
             self._apply_all()
             if self.installing:
                 return
@@ -286,7 +280,7 @@ class ReadyLoop:
             elif to == LOCAL_APPLY_THREAD:
                 self._applies.append(message)
             else:
-                self._outgoing.setdefault(to, []).append(message)
+                self._outbox.add(message)
         if ready.read_states:
             self._reads.confirmed(ready.read_states, self.applied)
 
@@ -357,7 +351,7 @@ class ReadyLoop:
             if response.to == self._id:
                 self._answers.append(response)
             else:
-                self._outgoing.setdefault(response.to, []).append(response)
+                self._outbox.add(response)
         if not self._turning:
             self.wake()
 
@@ -380,9 +374,3 @@ class ReadyLoop:
             self._reads.applied(last.index)
         for response in message.responses:
             self._step(response)
-
-    def _send(self) -> None:
-        if self._outgoing:
-            outgoing, self._outgoing = self._outgoing, {}
-            for to, messages in outgoing.items():
-                self._peers.send(to, messages)

@@ -1,0 +1,79 @@
+"""Messages on their way to the peers: what is ready for one goes out together, once a turn.
+
+A message that only says how far the log is committed may wait a moment. Under load the next entries say it too, and
+that saves each follower a message, an answer and a turn, and the leader as much for each follower. Knows raft's
+messages and whom to hand them to.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final, Protocol
+
+from raft.messages import Message, MessageType
+
+NOTICE_SECONDS: Final = 0.002
+"""How long news of a commit waits for entries to go along with. Longer than the next request of a client takes."""
+
+
+class Peers(Protocol):
+    """Where messages to other members go."""
+
+    def send(self, to: int, messages: list[Message]) -> None: ...
+
+
+class Outbox:
+    """The messages of one member. later: calls back after some seconds, as loop.call_later."""
+
+    def __init__(self, peers: Peers, later: Callable[[float, Callable[[], None]], object]) -> None:
+        self._peers = peers
+        self._later = later
+        self._ready: dict[int, list[Message]] = {}
+        self._notices: dict[int, Message] = {}
+        self._armed = False
+
+    def add(self, message: Message) -> None:
+        """Send a message with the others."""
+        messages = self._ready.get(message.to)
+        if messages is None:
+            self._ready[message.to] = [message]
+        else:
+            messages.append(message)
+
+    def send(self) -> None:
+        """Send what was added, but mere notices of a commit a little later or not at all."""
+        if not self._ready:
+            return
+        ready, self._ready = self._ready, {}
+        for to, messages in ready.items():
+            notice = self._notices.pop(to, None)
+            last = messages[-1]
+            if _is_notice(last) and (len(messages) == 1 or all(map(_is_notice, messages))):
+                self._notices[to] = last
+                continue
+            if notice is not None and not any(_says(message, notice) for message in messages):
+                messages.insert(0, notice)
+            self._peers.send(to, messages)
+        if self._notices and not self._armed:
+            self._armed = True
+            self._later(NOTICE_SECONDS, self._send_notices)
+
+    def _send_notices(self) -> None:
+        self._armed = False
+        notices, self._notices = self._notices, {}
+        for to, notice in notices.items():
+            self._peers.send(to, [notice])
+
+
+def _is_notice(message: Message) -> bool:
+    return message.type is MessageType.APP and not message.entries
+
+
+def _says(message: Message, notice: Message) -> bool:
+    """Whether a message tells a follower all that the notice does."""
+    return (
+        message.type is MessageType.APP
+        and bool(message.entries)
+        and message.term == notice.term
+        and message.commit >= notice.commit
+    )
