@@ -363,8 +363,6 @@ class Disks:
 
     def _open(self, path: Path, tables: Sequence[TableSpec], options: EngineOptions, name: str) -> Environment:
         engine = Engine(path, tables, replace(options, map_size=_MAP_SIZE, count_free=False, unsafe_no_fsync=True))
-        writer = SimulatedWriter(
-            engine, self._loop, self._timeline, self._habits, f"{self._name}/{name}", name == "log"
-        )
+        writer = SimulatedWriter(engine, self._loop, self._timeline, self._habits, f"{self._name}/{name}")
         self.writers.append(writer)
         return Environment(path, tables, writer, EngineReading(engine), engine.measure(), engine)

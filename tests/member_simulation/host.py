@@ -152,7 +152,7 @@ class Host:
         self._disks = Disks(timeline, loop, self.name, self.disk)
         self._leading = 0
         timeline.note(f"{self.name} starts")
-        loop.create_task(self._main(loop, self._disks))
+        loop.create_task(self._run(loop, self._disks))
 
     def crash(self) -> None:
         """End the process here and now."""
@@ -199,6 +199,14 @@ class Host:
         if self.loop is loop:
             self._timeline.note(f"{self.name} has ended: {why}")
             self._timeline.after(0.0, lambda: self._dead() if self.loop is loop else None)
+
+    async def _run(self, loop: ProcessLoop, disks: Disks) -> None:
+        try:
+            await self._main(loop, disks)
+        except Exception as error:
+            violation = Violation(f"{self.name} has died: {error!r}")
+            violation.__cause__ = error
+            self._timeline.fail(violation)
 
     async def _main(self, loop: ProcessLoop, disks: Disks) -> None:
         self._stop = stop = asyncio.Event()

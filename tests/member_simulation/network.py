@@ -8,11 +8,13 @@ that a message to be repeated must not be a proposal: raft forwards those once.
 from __future__ import annotations
 
 import asyncio
+import random
 from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 from kvstore.pb import peer_pb2
+from kvstore.peer.codec import unseal
 from kvstore.rpc import Metadata, Promise, RpcError, StatusCode
 from kvstore.rpc.incoming import EOF, Incoming
 from raft.messages import MessageType
@@ -27,12 +29,13 @@ Translate = Callable[[Exception], RpcError | None]
 class NetworkHabits:
     """How the network behaves; changed while it runs.
 
-    seconds: of a message, on average. drop, repeat, reorder: shares of raft's messages. A stream's other messages come
-    in order or not at all.
+    seconds: of a message, on average. drop, damage, repeat, reorder: shares of raft's messages. Others come in order or
+    not at all.
     """
 
     seconds: float = 0.001
     drop: float = 0.0
+    damage: float = 0.0
     repeat: float = 0.0
     reorder: float = 0.0
 
@@ -275,7 +278,9 @@ class Call:
             if habits.drop and chance.random() < habits.drop:
                 self._timeline.trace.mark(b"drop")
                 return
-            if habits.repeat and chance.random() < habits.repeat and not _proposes(message):
+            if habits.damage and chance.random() < habits.damage:
+                message = _damaged(message, chance)
+            elif habits.repeat and chance.random() < habits.repeat and not _proposes(message):
                 self._travel(True, lambda: deliver(message))
         self._timeline.trace.mark(len(message).to_bytes(4, "big"))
         self._travel(to_server, lambda: deliver(message))
@@ -547,8 +552,17 @@ class _Write:
 
 
 def _proposes(message: bytes) -> bool:
-    batch = peer_pb2.MessageBatch.FromString(message)
+    batch = unseal(peer_pb2.MessageBatch.FromString(message))
     return any(each.type == MessageType.PROP for each in batch.messages)
+
+
+def _damaged(message: bytes, chance: random.Random) -> bytes:
+    """The message with a bit turned over, if it has a checksum by which that can be told."""
+    if not peer_pb2.MessageBatch.FromString(message).sealed:
+        return message
+    # Behind the tag and the length, before the checksum: what the checksum covers.
+    position = chance.randrange(len(message) // 2, len(message) - 5)
+    return message[:position] + bytes((message[position] ^ 1 << chance.randrange(8),)) + message[position + 1 :]
 
 
 def _same(message: bytes) -> bytes:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import logging
 import time
 import traceback
@@ -53,7 +52,7 @@ def run_seed(
             world.run(seconds)
         except Exception:
             failure = traceback.format_exc() + "\n" + "\n".join(list(trace.lines)[-lines:])
-        outcome = Outcome(
+        return Outcome(
             seed,
             failure,
             world.timeline.now,
@@ -63,8 +62,6 @@ def run_seed(
             world.truth.revision,
             trace.hash(),
         )
-    gc.collect()
-    return outcome
 
 
 class _silence:

@@ -25,7 +25,7 @@ from kvstore.server.config import Config, Url
 from raft.messages import ConfState, Snapshot, SnapshotMetadata
 from tests.member_simulation.clients import Book, Client, Watching, Worker
 from tests.member_simulation.host import Group, Host
-from tests.member_simulation.network import Network
+from tests.member_simulation.network import Network, NetworkHabits
 from tests.member_simulation.timeline import Timeline, Trace, Violation
 from tests.member_simulation.truth import Truth
 from tests.simulation.invariants import Invariants
@@ -139,8 +139,7 @@ class World:
         self._quiet = True
         timeline.note("the trouble ends")
         self.network.cut.clear()
-        self.network.habits.drop = self.network.habits.repeat = self.network.habits.reorder = 0.0
-        self.network.habits.seconds = min(self.network.habits.seconds, 0.01)
+        self.network.habits = NetworkHabits(min(self.network.habits.seconds, 0.01))
         for host in self.hosts:
             host.disk.slow, host.disk.full = 1.0, False
         for client in self.clients:
@@ -299,6 +298,7 @@ class World:
     def _change_network(self) -> None:
         chance, habits = self.chance, self.network.habits
         habits.drop = chance.choice((0.0, 0.0, 0.02, 0.2))
+        habits.damage = chance.choice((0.0, 0.0, 0.0, 0.01))
         habits.repeat = chance.choice((0.0, 0.0, 0.05))
         habits.reorder = chance.choice((0.0, 0.0, 0.1))
         habits.seconds = chance.choice((0.0002, 0.001, 0.01, 0.05))
