@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -73,9 +73,9 @@ class WorkerProcess:
     def wait_stopped(self) -> None:
         self._wait(self._stopped)
 
-    def finish(self, revision: int) -> None:
-        """Have its watches come up to a revision; then it ends."""
-        self._tell(f"finish {revision}")
+    def finish(self, revision: int, endpoints: Iterable[str]) -> None:
+        """Have its watches come up to a revision, as far as the members at these endpoints are left; then it ends."""
+        self._tell(f"finish {revision} {' '.join(endpoints)}")
 
     def wait_finished(self) -> History:
         """All that it recorded. `late` then tells which watches did not come as far as they were to."""

@@ -1,7 +1,7 @@
 """Clients that use kvstore's own client library, over grpcio: its choice of members, its repetitions, its watcher."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from kvstore.client import Client, Event, EventType, KeyRange, KeyValue, errors
@@ -51,6 +51,10 @@ class LibraryFollower:
         self._recorder = recorder
         self._range = KeyRange(key, end)
         self._watch: Watch = recorder.watch(name, key, end, start_revision=1, prev_kv=True)
+
+    def can_finish(self, endpoints: Collection[str]) -> bool:
+        """Whether it will hear of everything when only these members are left."""
+        return any(endpoint in endpoints for endpoint in self._endpoints)
 
     async def run(self) -> None:
         """Follow, until cancelled."""

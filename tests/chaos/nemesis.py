@@ -231,7 +231,7 @@ class Nemesis:
             (status.header.revision for each in self.cluster.members if (status := each.status())), default=0
         )
         for worker in self.workers:
-            worker.finish(revision)
+            worker.finish(revision, [member.endpoint for member in self.cluster.members])
         parts = [self.arena.history, self.probe.ledger.recorder.history()]
         for worker in self.workers:
             parts.append(worker.wait_finished())

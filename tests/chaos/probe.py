@@ -18,6 +18,9 @@ from tests.history.convert import operation
 
 INTERVAL_SECONDS = 0.02
 CALL_SECONDS = 3.0
+GONE_SECONDS = 0.1
+"""How long no write is sent to a member after one that did not reach it: it will most likely still be gone."""
+
 MOST_UNANSWERED = 100
 """Writes that wait at one member: then no more are sent to it until some have come back or been given up."""
 
@@ -59,17 +62,20 @@ class Probe:
     async def _run(self) -> None:
         channels = [Channel(endpoint, options=options()) for endpoint in self._endpoints]
         unanswered = [0] * len(channels)
+        gone_until = [0.0] * len(channels)
         number = 0
         while True:
             await asyncio.sleep(INTERVAL_SECONDS)
             for at, channel in enumerate(channels):
-                if unanswered[at] < MOST_UNANSWERED:
+                if unanswered[at] < MOST_UNANSWERED and time.monotonic() >= gone_until[at]:
                     number += 1
-                    task = asyncio.create_task(self._write(channel, at, number, unanswered))
+                    task = asyncio.create_task(self._write(channel, at, number, unanswered, gone_until))
                     self._waiting.add(task)
                     task.add_done_callback(self._waiting.discard)
 
-    async def _write(self, channel: Channel, at: int, number: int, unanswered: list[int]) -> None:
+    async def _write(
+        self, channel: Channel, at: int, number: int, unanswered: list[int], gone_until: list[float]
+    ) -> None:
         request = PutRequest(key=b"probe/%d" % at, value=b"probe-%d" % number)
         sent = time.monotonic()
         call = self.ledger.recorder.begin(f"probe-{at}", operation(request))
@@ -78,6 +84,8 @@ class Probe:
             data = await channel.unary(rpcs.PUT.path, request.SerializeToString(), timeout=CALL_SECONDS)
         except RpcError as error:
             self.ledger.failed(call, error.message)
+            if not error.message.startswith("etcdserver"):
+                gone_until[at] = time.monotonic() + GONE_SECONDS
         else:
             self.ledger.answered(call, rpcs.PUT.response.FromString(data))
             self.answered.append(time.monotonic())

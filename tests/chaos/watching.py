@@ -6,7 +6,7 @@ next one; when a watch has fallen behind a compaction it goes on from there.
 
 import asyncio
 import random
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -121,6 +121,10 @@ class Follower:
         self._roams = roams
         self._chance = chance
         self._watches = [Followed(recorder, f"{name}.{number}", each) for number, each in enumerate(interests)]
+
+    def can_finish(self, endpoints: Collection[str]) -> bool:
+        """Whether it will hear of everything when only these members are left."""
+        return any(channel.target in endpoints for channel in self._channels)
 
     @property
     def reached(self) -> int:

@@ -1,8 +1,8 @@
 """A process full of clients: `python -m tests.chaos.worker` with its orders as JSON on the first line of its input.
 
-Every second it says how it goes, one line of JSON. `stop` on its input ends the calls, `finish REVISION` lets the
-watches come up to a revision and ends the process; so does the end of the input, without waiting: whoever started it is
-gone. What it recorded is left in a file.
+Every second it says how it goes, one line of JSON. `stop` on its input ends the calls, `finish REVISION ENDPOINT...`
+lets the watches come up to a revision, as far as these members are left, and ends the process; so does the end of the
+input, without waiting: whoever started it is gone. What it recorded is left in a file.
 """
 
 import asyncio
@@ -11,6 +11,7 @@ import json
 import pickle
 import random
 import sys
+from collections.abc import Collection
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -153,11 +154,15 @@ class Worker:
         for task in self.calling:
             task.cancel()
 
-    async def finish(self, revision: int) -> list[str]:
-        """Let the watches come up to a revision, and end them: what is to be said of those that did not in time."""
+    async def finish(self, revision: int, endpoints: Collection[str]) -> list[str]:
+        """Let the watches come up to a revision, and end them: what is to be said of those that did not in time.
+
+        endpoints: of the members that are left; a watch that holds on to another one has seen all that it ever will.
+        """
+        expected = [each for each in self.followers if each.can_finish(endpoints)]
         for _ in range(CATCH_UP_ROUNDS):
             await asyncio.sleep(CATCH_UP_SECONDS / CATCH_UP_ROUNDS)
-            late = [each for each in self.followers if each.reached < revision]
+            late = [each for each in expected if each.reached < revision]
             if not late:
                 break
         for task in self.following:
@@ -199,7 +204,7 @@ async def serve() -> None:
                 worker.stop_calling()
                 _say(stopped=True)
             else:
-                late = await worker.finish(int(line[1]))
+                late = await worker.finish(int(line[1]), line[2:])
                 break
         reporting.cancel()
         for task in (*worker.calling, *worker.following):
