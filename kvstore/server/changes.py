@@ -153,7 +153,11 @@ class MembershipChanges:
 
     def _check_connected(self) -> None:
         since = self.now() - HEALTHY_SECONDS
-        if not all(self._connected(member, since) for member in self.membership.voters()):
+        voters = self.membership.voters()
+        connected = sum(self._connected(member, since) for member in voters)
+        # Who is down must not keep a cluster from being repaired, as long as those that are there can go on by
+        # themselves until the new member starts. A cluster of one cannot, and may grow all the same.
+        if len(voters) > 1 and connected < (len(voters) + 1) // 2 + 1:
             raise errors.Unhealthy
 
     def _check_quorum_without(self, number: int) -> None:

@@ -27,6 +27,8 @@ class LeaderCalls:
         self._leadership = leadership
         self._peers = peers
         self._timeout = timeout
+        # Who waits for which leader's answer.
+        self._waiting: dict[Promise[bytes], int] = {}
 
     @property
     def is_leader(self) -> bool:
@@ -39,9 +41,12 @@ class LeaderCalls:
         if not leader:
             return Promise.failed(errors.NoLeader())
         promise: Promise[bytes] = Promise()
+        self._waiting[promise] = leader
 
         def answered(answer: Promise[bytes]) -> None:
             error = answer.exception()
+            if self._waiting.pop(promise, None) is None:
+                return
             if error is None:
                 promise.set_result(answer.result())
             else:
@@ -49,6 +54,15 @@ class LeaderCalls:
 
         self._peers.call(leader, method, request, self._timeout).then(answered)
         return promise
+
+    def leadership_changed(self) -> None:
+        """Fail what was asked of another than the present leader: one that stands still answers nobody for long."""
+        leader = self._leadership().leader
+        if not leader:
+            return
+        for promise in [promise for promise, asked in self._waiting.items() if asked != leader]:
+            del self._waiting[promise]
+            promise.set_exception(errors.LeaderChanged())
 
 
 def _domain_error(error: BaseException) -> BaseException:

@@ -235,6 +235,7 @@ class Lifecycle:
         else:
             self._leaderless_since = self._loop.time()
         self.member.maintenance.leadership_changed()
+        self.member.changes.leader.leadership_changed()
         self.member.leases.leadership_changed(leadership.is_leader, self._config.election_timeout / 1000)
         self._log.info("leadership changed", leader=f"{leadership.leader:x}", is_leader=leadership.is_leader)
 
