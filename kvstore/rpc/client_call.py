@@ -271,6 +271,11 @@ class ClientStream:
                 self.connection.send(self, message)
         return WRITTEN if self.buffered < self._limit else Buffered(self.drain)
 
+    def flush(self) -> None:
+        """Send what is written now, not at the end of the turn: for who is about to keep the loop busy."""
+        if self.connection is not None:
+            self.connection.flush()
+
     def drain(self) -> Promise[None]:
         """Resolved when more may be written. Fails with the call's error when it has ended."""
         if self.finished:

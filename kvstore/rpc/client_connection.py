@@ -39,6 +39,9 @@ _KEEPALIVE_PING = b"keepaliv"
 class ClientHost(Timer, Protocol):
     """What a connection needs of the channel that owns its socket."""
 
+    def flush(self) -> None:
+        """Write data_to_send."""
+
     def flush_later(self) -> None:
         """There is something to send: write data_to_send once this turn of the loop is over."""
 
@@ -159,6 +162,11 @@ class ClientConnection:
             # Its end is among the events that are yet to be handled.
             return
         self._touch()
+
+    def flush(self) -> None:
+        """Send at once what there is to send."""
+        if self.dirty:
+            self._host.flush()
 
     def reset(self, call: ClientCall, code: ErrorCode) -> None:
         """Give up a call."""

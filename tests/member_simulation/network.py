@@ -207,6 +207,9 @@ class Call:
         if not self._finished:
             self._send(True, message, self._to_server)
 
+    def flush(self) -> None:
+        """What is written is on its way."""
+
     def drain(self) -> Promise[None]:
         """Never waits: who reads too slowly is simulated at the other end."""
         if self._finished:

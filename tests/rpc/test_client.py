@@ -20,6 +20,8 @@ from kvstore.rpc import (
     StatusCode,
     UnaryRequest,
 )
+from kvstore.rpc.framing import frame
+from kvstore.rpc.h2 import DataReceived, Engine, H2Limits
 from tests.rpc.certificates import Authority
 from tests.rpc.harness import Text, eventually, pb2_grpc, serving, serving_on_grpcio
 from tests.rpc.test_handlers import Servicer
@@ -425,4 +427,32 @@ async def test_a_call_is_a_promise() -> None:
         assert isinstance(call, UnaryRequest)
         call.then(note)
         assert await answered == "plain"
+        await channel.close()
+
+
+async def test_what_is_flushed_is_with_the_server_before_the_turn_ends() -> None:
+    loop = asyncio.get_running_loop()
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        listener.setblocking(False)
+        channel = Channel(f"127.0.0.1:{listener.getsockname()[1]}")
+        stream = channel.stream(CHAT)
+        stream.flush()
+        connection, _ = await loop.sock_accept(listener)
+        with connection:
+            server = Engine.server(H2Limits())
+            while stream.connection is None:
+                await loop.sock_sendall(connection, server.data_to_send(1 << 16))
+                server.receive(await loop.sock_recv(connection, 1 << 16))
+            server.receive(await loop.sock_recv(connection, 1 << 16))
+            server.events()
+            stream.write(b"at once")
+            stream.flush()
+            # The loop gets no turn between the two.
+            connection.setblocking(True)
+            connection.settimeout(10)
+            server.receive(connection.recv(1 << 16))
+            received = [event.data for event in server.events() if isinstance(event, DataReceived)]
+            assert received == [frame(b"at once")]
         await channel.close()

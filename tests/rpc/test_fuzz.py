@@ -71,6 +71,9 @@ def test_a_server_survives_a_damaged_client(changes: list[tuple[float, int]], mo
 class Channel(ManualHost):
     """What a client's connection needs of a channel."""
 
+    def flush(self) -> None:
+        return
+
     def ready(self) -> None:
         return
 
