@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import random
 import sys
+import tempfile
 import traceback
 from pathlib import Path
 
@@ -20,7 +21,11 @@ def main() -> int:
     parser.add_argument("--seed", type=int, help="of the first inputs; default: a new one, which is told")
     parser.add_argument("--replay", type=Path, metavar="FILE", help="try a saved input again")
     parser.add_argument(
-        "--save", type=Path, default=Path("fuzz-failures"), metavar="DIRECTORY", help="for failing inputs"
+        "--save",
+        type=Path,
+        default=Path(tempfile.gettempdir(), "kvstore-fuzz"),
+        metavar="DIRECTORY",
+        help="for failing inputs",
     )
     arguments = parser.parse_args()
     if arguments.replay:
