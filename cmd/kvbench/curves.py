@@ -16,7 +16,7 @@ from pathlib import Path
 
 import click
 
-from kvbench.load import Kind, Load, Result
+from kvbench.load import Kind, Load
 from kvbench.plot import Panel, svg
 from kvbench.pool import LoadFailed, Pool
 from kvbench.servers import Cluster, kvstored
@@ -77,14 +77,12 @@ class Bench:
         with Cluster(self._program, 1, self._directory / f"m{self._made}") as cluster:
             yield cluster
 
-    def fill(self, cluster: Cluster, first: int, keys: int) -> None:
-        """Put the keys from number `first` up to `keys`."""
-        result = self.run(cluster, Load(kind=Kind.FILL, endpoints=(), connections=2, streams=4, keys=keys, first=first))
+    def fill(self, cluster: Cluster, first: int, keys: int, times: int = 1) -> None:
+        """Put the keys from number `first` up to `keys`, each so many times."""
+        load = Load(kind=Kind.FILL, endpoints=cluster.endpoints, connections=2, streams=4, keys=keys)
+        result = self._pool.run(replace(load, first=first, times=times))
         if result.errors:
             raise LoadFailed(f"the member could not be filled: {result.errors.most_common(1)[0][0]}")
-
-    def run(self, cluster: Cluster, load: Load) -> Result:
-        return self._pool.run(replace(load, endpoints=cluster.endpoints))
 
     def rate(self, cluster: Cluster, kind: Kind, connections: int = 20, streams: int = 50, **options: object) -> Load:
         """A load that lasts as long as a measurement."""
@@ -93,14 +91,42 @@ class Bench:
 
     def measure(self, cluster: Cluster, load: Load) -> tuple[float, float]:
         """Operations a second, and processor time of the member an operation. Raises LoadFailed if calls failed."""
-        before = cluster.processor_seconds()
-        result = self.run(cluster, load)
-        taken = cluster.processor_seconds() - before
+        cost = _Cost(cluster)
+        result = self._pool.run(load, cost.watch, cost.start)
         if result.errors or not result.operations:
             reason = result.errors.most_common(1)[0][0] if result.errors else "nothing was answered"
             raise LoadFailed(f"{load.kind.value}: {reason}")
-        done = result.events if load.kind is Kind.WATCH and not load.watch_each else result.operations
-        return done / result.elapsed, taken / max(1, done) * 1e6
+        if load.kind is Kind.WATCH and not load.watch_each:
+            return result.event_rate, cost.per_event
+        return result.rate, cost.per_operation
+
+
+class _Cost:
+    """A member's processor time from the first call to the last report of progress: no connecting, no closing."""
+
+    def __init__(self, cluster: Cluster) -> None:
+        self._cluster = cluster
+        self._began = 0.0
+        self._taken = 0.0
+        self._operations = 0
+        self._events = 0
+
+    def start(self) -> None:
+        self._began = self._cluster.processor_seconds()
+
+    def watch(self, operations: int, events: int) -> None:
+        self._taken = self._cluster.processor_seconds() - self._began
+        self._operations, self._events = operations, events
+
+    @property
+    def per_operation(self) -> float:
+        """Microseconds."""
+        return self._taken / max(1, self._operations) * 1e6
+
+    @property
+    def per_event(self) -> float:
+        """Microseconds."""
+        return self._taken / max(1, self._events) * 1e6
 
 
 def _keys(bench: Bench, sizes: Sequence[int]) -> Iterator[tuple[int, Values]]:
@@ -122,8 +148,8 @@ def _versions(bench: Bench, sizes: Sequence[int]) -> Iterator[tuple[int, Values]
     with bench.member() as cluster:
         reached = 0
         for versions in sizes:
-            for _ in range(max(0, versions - reached)):
-                bench.fill(cluster, 0, VERSIONED_KEYS)
+            if versions > reached:
+                bench.fill(cluster, 0, VERSIONED_KEYS, versions - reached)
             get = bench.measure(cluster, bench.rate(cluster, Kind.GET, keys=VERSIONED_KEYS))
             # So many that the measurement adds few versions itself.
             total = 10 * VERSIONED_KEYS

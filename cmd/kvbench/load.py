@@ -30,6 +30,7 @@ class Load:
     comparison fails.
     watchers, watch_streams: of WATCH. watch_each: every watcher has a key of its own instead of all keys.
     leases, lease_streams: of LEASE. batch: keys a transaction of FILL. first: number of the first key of FILL.
+    times: how often FILL puts each key.
     """
 
     kind: Kind
@@ -59,6 +60,7 @@ class Load:
     lease_ttl: int = 600
     batch: int = 100
     first: int = 0
+    times: int = 1
 
 
 @dataclass(slots=True)

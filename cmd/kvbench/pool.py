@@ -11,7 +11,7 @@ from kvbench import worker
 from kvbench.load import Load, Result
 from kvbench.worker import Failure, Go, Progress, Ready, part_of
 
-START_SECONDS = 60.0
+START_SECONDS = 180.0
 # A worker ends its load by itself; this is for one that does not.
 SILENCE_SECONDS = 60.0
 EXIT_SECONDS = 5.0
@@ -63,8 +63,11 @@ class Pool:
                 process.kill()
                 process.join()
 
-    def run(self, load: Load, watch: Watch | None = None) -> Result:
-        """Run a load to its end. Raises LoadFailed."""
+    def run(self, load: Load, watch: Watch | None = None, started: Callable[[], None] | None = None) -> Result:
+        """Run a load to its end. started: called once everything is connected, before the first call is made.
+
+        Raises LoadFailed.
+        """
         tasks = part_of(load, len(self._pipes))
         pipes = self._pipes[: len(tasks)]
         for pipe, task in zip(pipes, tasks, strict=True):
@@ -73,6 +76,8 @@ class Pool:
             answer = self._receive(pipe, START_SECONDS)
             if not isinstance(answer, Ready):
                 self._give_up(pipes, answer)
+        if started is not None:
+            started()
         for pipe in pipes:
             pipe.send(Go())
         return self._collect(pipes, watch)

@@ -5,6 +5,7 @@ sends Go; the worker sends Progress now and then, and in the end a Result or a F
 """
 
 import asyncio
+import itertools
 import signal
 from collections.abc import Awaitable, Sequence
 from dataclasses import dataclass
@@ -235,7 +236,7 @@ class _Run:
         load, keys = self._load, self._keys
         value = requests.value_of(load.value_size, load.seed)
         firsts = range(load.first + self._index * load.batch, keys.count, self._workers * load.batch)
-        batches, count = iter(firsts), len(firsts)
+        batches, count = itertools.cycle(firsts), len(firsts) * load.times
 
         def make() -> tuple[str, bytes]:
             return requests.TXN, requests.fill(keys, value, next(batches), load.batch)

@@ -96,7 +96,7 @@ class IntervalIndex(Generic[T]):
         if end is not None:
             insort(self._boundaries, end)
         self._forget()
-        if len(self._recent) > self._SLACK + len(self._items) // 32:
+        if len(self._recent) > self._SLACK + len(self._items) // 8:
             self._rebuild()
 
     def remove(self, start: bytes, end: bytes | None) -> None:
