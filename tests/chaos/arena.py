@@ -30,10 +30,10 @@ DISARM = AlarmRequest(action=AlarmRequest.DEACTIVATE, alarm=AlarmType.NOSPACE)
 
 
 class NotNow(Exception):
-    """A fault has nobody to strike: all members are in other hands already."""
+    """A fault cannot strike, by default because all members are in other hands already."""
 
-    def __str__(self) -> str:
-        return "nobody to strike"
+    def __init__(self, reason: str = "nobody to strike") -> None:
+        super().__init__(reason)
 
 
 class Fallen(AssertionError):
@@ -156,7 +156,7 @@ class Arena:
         """What stands between a member and its machine. Raises NotNow where that cannot be built."""
         layer = self.cluster.layers.get(member.name)
         if layer is None:
-            raise NotNow
+            raise NotNow("there is no fault layer on this machine")
         return layer
 
     def expect_alarm(self) -> None:
