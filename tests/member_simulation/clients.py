@@ -277,6 +277,10 @@ class Worker(Client):
         if request.prev_kv:
             rows = [answer.prev_kv] if answer.HasField("prev_kv") else []
             self.cluster.truth.check_rows(f"what {value!r} replaced", rows, key, b"", revision - 1)
+        if self.chance.random() < 0.2:
+            # Whoever has written expects to find it, wherever he asks.
+            self.choose()
+            await self.get()
 
     async def get(self) -> None:
         """Read a key or all."""
