@@ -34,10 +34,11 @@ def main() -> int:
         outcomes = (o for o in run_seeds(arguments.seeds, arguments.members, arguments.seconds, arguments.jobs))
     began = time.monotonic()
     done = failed = calls = answers = 0
-    virtual = 0.0
+    virtual = processor = 0.0
     for outcome in outcomes:
         done += 1
         virtual += outcome.virtual_seconds
+        processor += outcome.seconds
         calls += outcome.calls
         answers += outcome.answers
         if outcome.failure:
@@ -49,10 +50,11 @@ def main() -> int:
             rate = virtual / (time.monotonic() - began)
             print(f"{done}/{len(arguments.seeds)} seeds, {failed} failed, {rate:.0f} x real time", file=sys.stderr)
     real = max(time.monotonic() - began, 1e-9)
-    print(f"{done - failed} passed, {failed} failed")
+    print(f"{done - failed} passed, {failed} failed; {calls:,} calls of clients, {answers:,} answered")
+    rate = virtual / max(processor, 1e-9)
     print(
-        f"{virtual / 3600:.2f} cluster-hours in {real:.0f} s: {virtual / real:.0f} x real time, "
-        f"{virtual / real * 24:,.0f} cluster-hours a day; {calls:,} calls, {answers:,} answered"
+        f"{virtual / 3600:.2f} cluster-hours in {real:.0f} s, {virtual / real:.0f} x real time; "
+        f"{rate:.0f} x a core's time: {rate * 24:,.0f} cluster-hours a day and core"
     )
     return 1 if failed else 0
 

@@ -145,7 +145,7 @@ FAULTS: tuple[Fault, ...] = (
     Fault("acknowledged before it is written", JournaledWriter, "submit", _acknowledge_before_writing, "lost"),
     Fault("votes are not written", Wal, "_put_hard_state", _forget_votes, "lost its hard state"),
     Fault("an entry is skipped after a start", State, "apply", _skip_an_entry_after_a_start, "revision"),
-    Fault("reads ask nobody", Member, "confirm", _read_without_a_round, "linearizability|goes back|was known"),
+    Fault("reads ask nobody", Member, "confirm", _read_without_a_round, "linearizability|was known|lease"),
     Fault("expired leases are renewed", LeaseKeeper, "renew_here", _renew_whatever_has_expired, "lease"),
     Fault("leases begin anew with nothing left", Lessor, "promote", _start_leases_with_nothing_left, "promised"),
     Fault("leases never end", Lessor, "expired", _never_expire, "every lease to end"),

@@ -23,7 +23,7 @@ class Outcome:
     """What came of a seed.
 
     failure: the traceback and the end of the trace, empty if everything held. virtual_seconds: of the world. seconds:
-    it took. calls, answers: of clients. hash: of everything that happened.
+    of a processor that it took. calls, answers: of clients. hash: of everything that happened.
     """
 
     seed: int
@@ -44,7 +44,7 @@ def run_seed(
     lines: int = 60,
 ) -> Outcome:
     """Run the world of a seed. told: given each line of the trace. lines: of it that a failure ends with."""
-    began = time.perf_counter()
+    began = time.process_time()
     trace = Trace(told)
     failure = ""
     with _silence(), World(seed, members, trace) as world:
@@ -56,7 +56,7 @@ def run_seed(
             seed,
             failure,
             world.timeline.now,
-            time.perf_counter() - began,
+            time.process_time() - began,
             world.book.calls,
             world.book.answers,
             world.truth.revision,
