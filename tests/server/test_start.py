@@ -1,0 +1,44 @@
+"""How a member begins."""
+
+import asyncio
+import socket
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from kvstore.server.config import Config, Url
+from kvstore.server.metrics import Metrics
+from kvstore.server.start import RunningMember, start_member
+
+
+@pytest.fixture
+def peer_url() -> Iterator[Url]:
+    """A URL whose port stays taken until the test is over: bound here without listening, so the member may listen."""
+    with ExitStack() as stack:
+        held = stack.enter_context(socket.socket())
+        held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        held.bind(("127.0.0.1", 0))
+        yield Url("http", "127.0.0.1", held.getsockname()[1])
+
+
+async def leading(member: RunningMember) -> None:
+    async with asyncio.timeout(20):
+        while not member.member.is_leader:  # noqa: ASYNC110
+            await asyncio.sleep(0.005)
+
+
+async def test_a_member_that_is_alone_leads_without_a_tick_of_its_clock(tmp_path: Path, peer_url: Url) -> None:
+    config = Config(data_dir=tmp_path / "data", listen_peer_urls=(peer_url,), initial_advertise_peer_urls=(peer_url,))
+    first = await start_member(config, Metrics())
+    await leading(first)
+    await first.lifecycle.publish()
+    await first.stop()
+    again = await start_member(config, Metrics())
+    timer = again.lifecycle._tick_timer
+    assert timer is not None
+    timer.cancel()
+    await leading(again)
+    assert again.member.has_leader
+    await again.stop()
