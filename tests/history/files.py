@@ -35,8 +35,9 @@ class BadHistory(Exception):
 def save(history: History, path: Path) -> None:
     """Write all of a history to a file, in the order of its ids."""
     with path.open("w", encoding="utf-8") as file:
-        if history.unrecorded:
-            file.write(json.dumps({"type": "Unrecorded", "revisions": history.unrecorded}) + "\n")
+        for place, revisions in (("anywhere", history.unrecorded), ("elsewhere", history.elsewhere)):
+            if revisions:
+                file.write(json.dumps({"type": "Unrecorded", "place": place, "revisions": revisions}) + "\n")
         for entry in (*history.calls, *history.watches):
             file.write(json.dumps(_plain(entry), ensure_ascii=True, separators=(",", ":")) + "\n")
 
@@ -48,35 +49,36 @@ def load(paths: Iterable[Path]) -> History:
     """
     paths = list(paths)
     history = History()
-    unrecorded: list[tuple[int, int]] = []
+    unrecorded: dict[str, list[tuple[int, int]]] = {"anywhere": [], "elsewhere": []}
     for path in paths:
         with path.open(encoding="utf-8") as file:
             for number, line in enumerate(file, 1):
                 if not line.strip():
                     continue
                 try:
-                    entry = _entry(json.loads(line))
+                    data = json.loads(line)
+                    if data["type"] == "Unrecorded":
+                        unrecorded[data["place"]] += [(int(first), int(last)) for first, last in data["revisions"]]
+                        continue
+                    entry = _entry(data)
                 except (ValueError, KeyError, TypeError, AttributeError) as error:
                     raise BadHistory(f"{path}, line {number}: {error!r}") from error
                 if isinstance(entry, Call):
                     history.calls.append(entry)
-                elif isinstance(entry, Watch):
-                    history.watches.append(entry)
                 else:
-                    unrecorded += entry
+                    history.watches.append(entry)
     if len(paths) > 1:
         history.calls.sort(key=lambda call: call.start)
         for new, call in enumerate(history.calls):
             call.id = new
         for new, watch in enumerate(history.watches):
             watch.id = new
-    history.unrecorded = tuple(unrecorded)
+    history.unrecorded = tuple(unrecorded["anywhere"])
+    history.elsewhere = tuple(unrecorded["elsewhere"])
     return history
 
 
-def _entry(data: dict[str, Any]) -> Call | Watch | list[tuple[int, int]]:
-    if data.get("type") == "Unrecorded":
-        return [(int(first), int(last)) for first, last in data["revisions"]]
+def _entry(data: dict[str, Any]) -> Call | Watch:
     entry = _value(data)
     if not isinstance(entry, Call | Watch):
         raise TypeError(f"a line holds a Call or a Watch, not a {type(entry).__name__}")

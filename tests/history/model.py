@@ -121,8 +121,8 @@ Op = TxnOp | Compact | Grant | Revoke | KeepAlive | TimeToLive
 class PutResult:
     """`revision`, here and below, is the header's.
 
-    Of a Put, Range, Delete or Txn it is the store's at the very moment of the call, and a call that changed something is
-    the one that made this revision. Of all other calls it is some revision that was current during the call.
+    Of a Put, Range, Delete or Txn it is the store's at the very moment of the call, and a call that changed something
+    is the one that made this revision. Of all other calls it is some revision that was current during the call.
     """
 
     revision: int
@@ -288,9 +288,11 @@ class History:
     """Everything that was recorded of one store, from its empty beginning at revision 1.
 
     `unrecorded`: revisions, as (first, last) pairs, that something else wrote, so that nothing is known of what they
-    changed. A history cut down to what shows a fault has many; a whole one has none.
+    changed. A history cut down to what shows a fault has many; a whole one has none. `elsewhere`: likewise, but nothing
+    that any recorded call asks about.
     """
 
     calls: list[Call] = field(default_factory=list)
     watches: list[Watch] = field(default_factory=list)
     unrecorded: tuple[tuple[int, int], ...] = ()
+    elsewhere: tuple[tuple[int, int], ...] = ()
