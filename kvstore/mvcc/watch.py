@@ -189,6 +189,8 @@ class WatchHub:
         self._sweeping: dict[Watcher, None] = {}
         self._sweep = 0
         self._blocked: dict[WatchStream, None] = {}
+        # Streams that want to know of progress and have a watch whose first revision is still to come.
+        self._early: dict[WatchStream, None] = {}
         self.on_behind: Callable[[], None] = _nothing
         self.notified_revision = store.revision
         self.watchers = 0
@@ -239,6 +241,25 @@ class WatchHub:
         headers: dict[int, bytes] = {}
         for group, found in wanted.items():
             self._notify_group(group, found, headers)
+        self._answer_early()
+
+    def _answer_early(self) -> None:
+        if self._early:
+            early, self._early = self._early, {}
+            for stream in early:
+                stream.answer_progress()
+
+    def reached(self, watcher: Watcher) -> bool:
+        """Whether a watch may be told of progress.
+
+        Not before its first revision is the next: a client takes up a watch that broke off after the revision it was
+        told last, and would get events from before the one it asked for.
+        """
+        return watcher.next_revision <= self.notified_revision + 1
+
+    def answer_later(self, stream: WatchStream) -> None:
+        """Have a stream answer its request for progress when there is something new."""
+        self._early[stream] = None
 
     def _notify_group(self, group: WatchGroup, events: list[Event], headers: dict[int, bytes]) -> None:
         batches = group.interest.encode(events, self._store.row_at)
@@ -491,13 +512,14 @@ class WatchHub:
         """Forget a stream that has no watches any more."""
         self._streams.pop(stream, None)
         self._blocked.pop(stream, None)
+        self._early.pop(stream, None)
 
     def report_progress(self) -> None:
         """Tell idle watchers that asked for it up to where they have seen everything. At the notify interval."""
         for watcher in list(self._progress):
             if watcher.notified:
                 watcher.notified = False
-            elif not watcher.lagging and watcher.stream.sink.writable:
+            elif not watcher.lagging and self.reached(watcher) and watcher.stream.sink.writable:
                 watcher.stream.sink.send(response(self.header(self.notified_revision), watcher.id))
 
     def reload(self) -> None:
@@ -508,6 +530,7 @@ class WatchHub:
                 if not watcher.lagging and watcher.next_revision <= self._store.revision:
                     self._fall_behind(watcher, max(watcher.next_revision, self.notified_revision + 1))
         self.notified_revision = self._store.revision
+        self._answer_early()
 
 
 class WatchStream:
@@ -587,13 +610,16 @@ class WatchStream:
         self.answer_progress()
 
     def request_progress(self) -> None:
-        """Say up to which revision all watches of the stream have seen everything, as soon as none lags."""
+        """Say up to which revision all watches of the stream have seen everything, once all have begun and caught up."""
         self._progress_wanted = True
         self.answer_progress()
 
     def answer_progress(self) -> None:
         """Answer a request for progress if there is one and it can be answered."""
         if self._progress_wanted and not self.lagging and self.sink.writable:
+            if not all(map(self._hub.reached, self._watchers.values())):
+                self._hub.answer_later(self)
+                return
             self._progress_wanted = False
             self.sink.send(response(self._hub.header(self._hub.notified_revision), NO_WATCH))
 

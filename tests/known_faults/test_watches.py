@@ -46,6 +46,29 @@ def test_watch_from_a_future_revision_delivering_old_events(harness: Harness, br
     harness.destroy()
 
 
+def test_watch_from_a_future_revision_told_of_progress_before_it(harness: Harness) -> None:
+    """etcd (issues 20221, 19487): told of progress at a revision before the one it had asked for, a client took its
+    watch up again after that revision when the connection broke, and got the events in between.
+
+    Here a watch hears of no progress before its first revision is the next, asked for or not.
+    """
+    store = harness.store
+    sink = Sink()
+    stream = store.watches.open(sink)
+    stream.create(Create(key=b"a", start_revision=5, progress_notify=True))
+    stream.request_progress()
+    told: list[list[tuple[int, int]]] = []
+    for _ in range(4):
+        store.watches.report_progress()
+        told.append([(answer.watch_id, answer.header.revision) for answer in sink.received if not answer.created])
+        sink.received.clear()
+        store.put(rpc_pb2.PutRequest(key=b"b"))
+        store.watches.notify()
+    assert store.revision == 5
+    assert told == [[], [], [], [(-1, 4), (0, 4)]]
+    harness.destroy()
+
+
 KEYS = (b"w", b"w\0", b"w\0\0", b"w0", b"wa", b"x", b"\0", b"\xff")
 RANGES = [
     (b"w", b""),
