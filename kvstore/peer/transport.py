@@ -74,7 +74,12 @@ def open_channel(url: str) -> Channel:
     return Channel(
         urlsplit(url).netloc,
         options=ChannelOptions(
-            connect_timeout=CALL_SECONDS, backoff_initial=0.1, backoff_max=1.0, keepalive_interval=5.0
+            connect_timeout=CALL_SECONDS,
+            backoff_initial=0.1,
+            backoff_max=1.0,
+            keepalive_interval=5.0,
+            # Nothing is kept for the end of the turn: the peer is to have it while this member works on.
+            socket_buffer_bytes=0,
         ),
     )
 

@@ -18,7 +18,7 @@ from kvstore.peer.versions import LOWEST, NEWEST
 DEFAULT_NAME = "default"
 DEFAULT_QUOTA_BYTES = 2 * 1024**3
 DEFAULT_BATCH_INTERVAL = 0.1
-DEFAULT_BATCH_LIMIT = 100_000
+DEFAULT_BATCH_LIMIT = 300_000
 MAX_ELECTION_TIMEOUT = 50_000
 """Milliseconds. The bound that etcd's tuning guide gives for a cluster that spans the globe."""
 

@@ -26,10 +26,10 @@ from kvstore.storage.table import DupTable, Table
 from kvstore.storage.writer import WriterEvents
 
 _FLUSH_SECONDS: Final = 0.1
-_FLUSH_OPERATIONS: Final = 100_000
+_FLUSH_OPERATIONS: Final = 300_000
 # A flush begins no sooner after the one before than so many times as long as that took.
-_FLUSH_DUTY: Final = 5
-_LONGEST_PAUSE: Final = 1.0
+_FLUSH_DUTY: Final = 10
+_LONGEST_PAUSE: Final = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +37,7 @@ class BackendOptions:
     """When the state is flushed: after so many seconds, or once so many rows have changed.
 
     The log holds what is not flushed, so a flush is never urgent, and it competes with the log for the disk: after one
-    that took long the next waits up to a second, so that flushing takes a fifth of the time.
+    that took long the next waits up to five seconds, so that flushing takes a tenth of the time.
     """
 
     flush_seconds: float = _FLUSH_SECONDS

@@ -94,6 +94,11 @@ class Journal:
         return self._next
 
     @property
+    def size(self) -> int:
+        """Bytes of the file."""
+        return self._size
+
+    @property
     def used(self) -> int:
         """Bytes that may not be overwritten."""
         if self._oldest is None:

@@ -29,8 +29,9 @@ from kvstore.storage.writer import Done, Writer, WriterEvents
 # The oldest format with everything a batch consists of; what was written in it is read by every later Python.
 _FORMAT: Final = 2
 
-_MOVED_AT_LEAST_EVERY: Final = 0.25
-_MOVED_FROM_BYTES: Final = 1 << 20
+_MOVED_AT_LEAST_EVERY: Final = 1.0
+# Of the journal, so that there is room while they are moved.
+_MOVED_FROM: Final = 0.5
 
 # Slower than this a write is felt by whoever shares the loop; the journal then rests for so many times as long.
 _SLOW_SECONDS: Final = 0.008
@@ -70,8 +71,8 @@ class JournaledWriter:
         self._failed = False
         # What the environment behind was not given yet, and whom to tell once it has it.
         self._unmoved: list[Operation] = []
-        self._unmoved_bytes = 0
         self._stored: list[Done] = []
+        self._enough = _MOVED_FROM * journal.size
         self._moving = False
         self._timer: asyncio.TimerHandle | None = None
         # Batches on their way that are in no journal. Nothing overtakes them.
@@ -105,9 +106,8 @@ class JournaledWriter:
                 self._submit_behind(operations, done, stored)
             return
         self._keep(operations, stored)
-        self._unmoved_bytes += len(payload)
         done()
-        if self._unmoved_bytes >= _MOVED_FROM_BYTES and not self._moving:
+        if not self._moving and self._journal.used >= self._enough:
             self._move()
 
     def defer(self, batch: WriteBatch, done: Done) -> None:
@@ -188,7 +188,7 @@ class JournaledWriter:
         def moved() -> None:
             self._moving = False
             self._journal.release(mark)
-            if self._unmoved_bytes >= _MOVED_FROM_BYTES:
+            if self._journal.used >= self._enough:
                 self._move()
             elif self._unmoved and self._timer is None:
                 self._timer = self._loop.call_later(_MOVED_AT_LEAST_EVERY, self._move)
@@ -215,7 +215,6 @@ class JournaledWriter:
 
     def _take(self) -> list[Operation]:
         taken, self._unmoved = self._unmoved, []
-        self._unmoved_bytes = 0
         return taken
 
     def _stop_timer(self) -> None:
