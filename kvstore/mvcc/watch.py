@@ -610,7 +610,7 @@ class WatchStream:
         self.answer_progress()
 
     def request_progress(self) -> None:
-        """Say up to which revision all watches of the stream have seen everything, once all have begun and caught up."""
+        """Say up to where all watches of the stream have seen everything, once all have begun and caught up."""
         self._progress_wanted = True
         self.answer_progress()
 

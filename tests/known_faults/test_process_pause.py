@@ -10,7 +10,7 @@ import pytest
 from tests.cluster.harness import Cluster, Member, wait_until
 from tests.cluster.harness.register import Register
 
-TTL = 2
+TTL = 4
 
 
 @pytest.fixture
@@ -22,6 +22,7 @@ def paused(cluster: Cluster) -> Member:
 
 def let_another_lead(cluster: Cluster, paused: Member) -> None:
     """Pause a leader until the others have elected one."""
+    paused_id = paused.id
     paused.pause()
     others = [member for member in cluster.members if member is not paused]
 
@@ -29,7 +30,6 @@ def let_another_lead(cluster: Cluster, paused: Member) -> None:
         statuses = [member.status() for member in others]
         return all(status is not None and status.leader not in (0, paused_id) for status in statuses)
 
-    paused_id = next(status.leader for member in others if (status := member.status()) is not None and status.leader)
     wait_until(elected, "the others have elected a leader")
 
 

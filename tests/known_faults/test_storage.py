@@ -75,7 +75,7 @@ def test_compaction_and_defragmentation_racing_a_snapshot(make_cluster: ClusterF
             again(compact),
             again(lambda client: client.maintenance.Defragment(DefragmentRequest())),
         ]
-        wait_until(lambda: len(copies) >= 3 or problems, "copies are taken under load", 30)
+        wait_until(lambda: len(copies) >= 3 or problems, "copies are taken under load", 60)
         member.kill_group()
         stop.set()
         for thread in threads:
