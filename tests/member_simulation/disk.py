@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import marshal
+import os
 import tempfile
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -26,6 +27,7 @@ from kvstore.storage.engine import MIB, Engine, EngineOptions, begin_reading
 from kvstore.storage.environment import EngineReading, Environment
 from kvstore.storage.errors import DiskFull, JobFailed, StorageError, WriterFailed
 from kvstore.storage.helper import Helper
+from kvstore.storage.journal import Journal
 from kvstore.storage.journaled import JournaledWriter
 from kvstore.storage.meta import JOURNAL_KEY, META
 from kvstore.storage.snapshot import SnapshotReader
@@ -320,8 +322,19 @@ class Disks:
         self._habits = habits
         self.writers: list[SimulatedWriter] = []
         self.locks: Sequence[int] = ()
+        self._journal: Journal | None = None
         self._worked = 0.0
         self.wal: _ToldWal | None = None
+
+    def crash(self) -> None:
+        """The member is dead: lose what was not written, and let go of everything."""
+        for writer in self.writers:
+            writer.crash()
+        if self._journal is not None:
+            self._journal.close()
+        for lock in self.locks:
+            os.close(lock)
+        self.locks = ()
 
     def clock(self) -> float:
         """For how long work takes; nobody else's clock. Writing the journal takes as long as the disk likes."""
@@ -335,7 +348,7 @@ class Disks:
         engine = env.engine
         assert engine is not None
         environment._execute_journal(engine, path)
-        made = journal.prepare(path, _JOURNAL_BYTES, durable=False)
+        self._journal = made = journal.prepare(path, _JOURNAL_BYTES, durable=False)
         engine.commit([[(PUT, META.name, [(JOURNAL_KEY, made.mark.encode())])]])
         env.writer = JournaledWriter(env.writer, made, path, loop=self._loop, clock=self.clock)
         self.wal = _ToldWal(env, options, events)

@@ -155,6 +155,6 @@ FAULTS: tuple[Fault, ...] = (
     Fault(
         "the log is cut before the state is flushed", State, "_cut_log", _cut_what_is_not_flushed, "log begins after"
     ),
-    Fault("a position is flushed that is ahead", Backend, "set_applied", _flush_a_position_ahead, ""),
+    Fault("a position is flushed that is ahead", Backend, "set_applied", _flush_a_position_ahead, "state: "),
     Fault("a batch is proposed twice", Proposals, "take", _propose_twice, "takes effect at"),
 )

@@ -7,8 +7,6 @@ removed. It is looked at from outside at each turn, and what it promises is held
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import os
 import random
 from collections.abc import Callable, Collection, Sequence
 from functools import partial
@@ -156,10 +154,14 @@ class Host:
 
     def crash(self) -> None:
         """End the process here and now."""
-        if self.loop is None:
-            return
-        self._timeline.note(f"{self.name} crashes")
-        self._dead()
+        if self.loop is not None:
+            self._timeline.note(f"{self.name} crashes")
+            self._dead()
+
+    def close(self) -> None:
+        """End the process with the world."""
+        if self.loop is not None:
+            self._dead()
 
     def stop(self) -> None:
         """Stop it in order."""
@@ -185,12 +187,8 @@ class Host:
         assert loop is not None
         assert disks is not None
         self.loop, self.running, self._disks, self._stop = None, None, None, None
-        for writer in disks.writers:
-            writer.crash()
+        disks.crash()
         loop.kill()
-        for lock in disks.locks:
-            with contextlib.suppress(OSError):
-                os.close(lock)
         self._group.network.process_died(loop)
         if self.member_id:
             self._group.invariants.stopped(self.member_id)

@@ -107,6 +107,8 @@ class Truth:
 
     def check_state(self, name: str, applied: int, revision: int) -> None:
         """A member has applied so much: is its revision right?"""
+        if applied > self.applied:
+            raise Violation(f"state: {name} has applied {applied}; nobody has applied more than {self.applied}")
         expected = self._revisions[applied - 1] if applied else 1
         if revision != expected:
             raise Violation(f"state: {name} is at revision {revision} after entry {applied}, not at {expected}")

@@ -95,6 +95,7 @@ class World:
         first = Snapshot(b"", SnapshotMetadata(ConfState(), 0, 0))
         self.group = Group(timeline, self.network, self.truth, Invariants(first))
         self.directory = Path(tempfile.mkdtemp(prefix="kvstore-simulation-", dir=_directory()))
+        self.trace.hidden = str(self.directory)
         self.fastest = 1.0
         self.hosts: list[Host] = []
         self._quiet = False
@@ -114,8 +115,7 @@ class World:
     def __exit__(self, *_: object) -> None:
         """End every process and remove what was written."""
         for host in self.hosts:
-            with contextlib.suppress(Exception):
-                host.crash()
+            host.close()
         for client in (*self.clients, self.operator):
             client.loop.kill()
         self.timeline.close()
