@@ -10,6 +10,7 @@ from pathlib import Path
 
 from tests.crash import kill, power
 from tests.crash.history import History, everything
+from tests.crash.place import fast_place
 from tests.faultfs import NoCompiler
 
 
@@ -25,7 +26,9 @@ def main() -> int:
     cutting.add_argument("--cuts", type=int, default=200, help="moments")
     cutting.add_argument("--seeds", type=int, default=4, help="fates by chance at each moment, beside the four corners")
     arguments = parser.parse_args()
-    directory = arguments.directory or Path(tempfile.mkdtemp(prefix="kvstore-crash-"))
+    directory = arguments.directory or Path(
+        tempfile.mkdtemp(prefix="kvstore-crash-", dir=fast_place(Path(tempfile.gettempdir())))
+    )
     print(f"in {directory}", flush=True)
     try:
         if arguments.command == "kill":

@@ -19,20 +19,21 @@ def recorded(directory: Path, history: History, *, lie: bool = False) -> Recordi
         pytest.skip(str(reason))
 
 
-def test_nothing_acknowledged_is_lost(tmp_path: Path) -> None:
-    recording = recorded(tmp_path / "recorded", History.of(everything()))
-    count, lost = check_all(recording, cuts(recording, count=24, seeds=1), tmp_path, print)
+@pytest.mark.timeout(400)
+def test_nothing_acknowledged_is_lost(place: Path) -> None:
+    recording = recorded(place / "recorded", History.of(everything()))
+    count, lost = check_all(recording, cuts(recording, count=24, seeds=1), place, print)
     assert not lost, "\n\n".join(lost)
     assert count >= 100
 
 
-def test_a_disk_that_lies_about_syncs_loses_what_was_acknowledged(tmp_path: Path) -> None:
-    recording = recorded(tmp_path / "recorded", History.of(iter([Put(((b"key", b"value"),)), Do("restart")])), lie=True)
-    count, lost = check_all(recording, iter([Cut(len(recording.records), "nothing of it")]), tmp_path, print)
+def test_a_disk_that_lies_about_syncs_loses_what_was_acknowledged(place: Path) -> None:
+    recording = recorded(place / "recorded", History.of(iter([Put(((b"key", b"value"),)), Do("restart")])), lie=True)
+    count, lost = check_all(recording, iter([Cut(len(recording.records), "nothing of it")]), place, print)
     assert (count, len(lost)) == (1, 1)
 
 
-def test_a_cut_is_the_same_every_time(tmp_path: Path) -> None:
+def test_a_cut_is_the_same_every_time() -> None:
     record = trace.Record(trace.WRITE, 1, 1, 0, 4, 1, "", "", b"data")
     recording = Recording(History.of(iter([])), [record] * 1000, 1, "m1", "http://127.0.0.1:1")
     assert moments(recording, 10) == moments(recording, 10)

@@ -16,10 +16,12 @@ import grpc
 from kvstore.pb import rpc_pb2 as pb
 from tests.cluster.harness import Cluster
 from tests.cluster.harness.binary import kvstored
-from tests.cluster.harness.cluster import READY_SECONDS
 from tests.crash.history import TTL, Compact, Delete, Do, Grant, History, Put, Revoke, Step
 from tests.crash.observe import ClientView, Lost, hash_of_history, observe
 from tests.faultfs import FaultFs
+
+PATIENCE = 90.0
+"""Seconds for a member to start, or to end: these tests may share their machine with much else."""
 
 FLAGS: Mapping[str, str] = {
     # Small, so that the log is cut and the state flushed all the time.
@@ -76,6 +78,10 @@ class Victim:
         observe(ClientView(self.member.client), self.history.contents[-1], None)
         return hash_of_history(self.member.client)
 
+    def take_all(self) -> None:
+        """Take every step, without a look at what became of them."""
+        self._go_on()
+
     def _go_on(self) -> None:
         if not self.member.running:
             self.start()
@@ -86,13 +92,19 @@ class Victim:
     def start(self) -> None:
         """Start it, and wait until it serves."""
         self.member.start()
-        self.member.wait_ready()
+        self.member.wait_ready(PATIENCE)
+
+    def save_snapshot(self, file: Path) -> None:
+        """Write a snapshot of it to a file, as clients do."""
+        with file.open("wb") as stream:
+            for part in self.member.client.maintenance.Snapshot(pb.SnapshotRequest()):
+                stream.write(part.blob)
 
     def _come_back(self, cause: Exception) -> None:
         process = self.member.process
         assert process is not None
         try:
-            process.wait(READY_SECONDS)
+            process.wait(PATIENCE)
         except subprocess.TimeoutExpired:
             raise Lost("a part of the member was killed, and the rest of it goes on") from cause
         self.killed = True
@@ -128,7 +140,7 @@ class Victim:
                 at = self.history.contents[self.acknowledged].revision - behind
                 client.kv.Compact(pb.CompactionRequest(revision=at, physical=True))
             case Do("restart"):
-                self.member.terminate()
+                self.member.terminate(PATIENCE)
                 self.start()
             case Do("defragment"):
                 client.maintenance.Defragment(pb.DefragmentRequest())
