@@ -15,12 +15,11 @@ SHOWN = 10
 
 
 def judge(history: History, verdict: Verdict, directory: Path, say: Callable[[str], None]) -> None:
-    """Check the history; add what does not hold to the verdict, and the history to the directory if anything does."""
+    """Check the history; add what does not hold to the verdict. It is kept in the directory, whatever comes of it."""
+    save(history, directory / "history.jsonl")
     began = time.monotonic()
     report = check(history, CheckOptions())
     seconds = time.monotonic() - began
     say(f"history checked in {seconds:.1f} s: {len(history.calls)} calls, {len(history.watches)} watches")
     verdict.violations += [str(violation) for violation in report.violations[:SHOWN]]
     verdict.undecided += [str(undecided) for undecided in report.undecided[:SHOWN]]
-    if not verdict.ok:
-        save(history, directory / "history.jsonl")

@@ -153,6 +153,8 @@ class _Connection:
                 await asyncio.sleep(wait)
             # Asked only now: while the chunk waited the caller may have become known, or the link have been cut.
             await self._link(forward).pass_when_open(len(data))
+            if writer.is_closing():
+                raise LinkReset
             if not data:
                 writer.write_eof()
                 return

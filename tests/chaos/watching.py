@@ -81,9 +81,9 @@ class Followed:
             self.next = max(self.next, response.compact_revision)
             return False
         if response.created:
-            self._recorder.created(self._watch, revision)
-            if not self._begun and not self.next:
-                self.next = revision + 1
+            if not self._begun:
+                self._recorder.created(self._watch, revision)
+                self.next = self.next or revision + 1
             self._begun = True
         elif response.events:
             self._recorder.events(self._watch, revision, events(response), response.fragment)
