@@ -157,7 +157,7 @@ def _timed(touches: list[Touch]) -> list[Timed[Touch]]:
     timed = []
     for touch in touches:
         if not touch.maybe:
-            timed.append(Timed(touch.call.start, touch.call.end, touch))
+            timed.append(Timed(touch.call.start, touch.call.end, touch, pure=not touch.writes))
             continue
         value = touch.written[0] if touch.written else None
         if value not in seen_by:

@@ -19,12 +19,16 @@ Thing = TypeVar("Thing")
 
 @dataclass(slots=True)
 class Timed(Generic[Thing]):
-    """Something that happens at one moment from start to end. Without `must` it may as well never happen."""
+    """Something that happens at one moment from start to end. Without `must` it may as well never happen.
+
+    pure: it never changes the state, whatever that is.
+    """
 
     start: int
     end: int
     thing: Thing
     must: bool = True
+    pure: bool = False
 
 
 @dataclass(slots=True)
@@ -119,8 +123,8 @@ class Search(Generic[State, Thing]):
             after = self._step(state, self._musts[index].thing)
             if after is None:
                 continue
-            if after == state:
-                # It changes nothing, so whatever order there is has one with it here.
+            if self._musts[index].pure:
+                # Nothing minds it: if there is an order, there is one with it here.
                 yield True, index, after
                 return
             possible.append((True, index, after))
