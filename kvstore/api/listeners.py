@@ -6,7 +6,7 @@ Knows flags and sockets; not which services are registered.
 from __future__ import annotations
 
 import resource
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Final, Protocol
 
 import grpc
@@ -63,9 +63,18 @@ class GrpcListener(Protocol):
 
 
 class Ngh2Listener:
-    """kvstore.rpc's own server. http1: makes protocols for connections that speak HTTP/1.1; None closes them."""
+    """kvstore.rpc's own server. http1: makes protocols for connections that speak HTTP/1.1; None closes them.
 
-    def __init__(self, config: Config, observer: Observer, http1: Http1Factory | None) -> None:
+    crowded: whether so much is to be done that clients with many calls in flight are refused further ones.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        observer: Observer,
+        http1: Http1Factory | None,
+        crowded: Callable[[], bool] = lambda: False,
+    ) -> None:
         self._reuse_port = config.socket_reuse_port
         options = ServerOptions(
             max_receive_bytes=config.max_request_bytes + REQUEST_OVERHEAD_BYTES,
@@ -76,7 +85,7 @@ class Ngh2Listener:
             keepalive_interval=config.grpc_keepalive_interval or NEVER_SECONDS,
             keepalive_timeout=config.grpc_keepalive_timeout,
         )
-        self._server = Server(options, observer=observer, http1_factory=http1, translate=translate)
+        self._server = Server(options, observer=observer, http1_factory=http1, translate=translate, crowded=crowded)
 
     @property
     def registry(self) -> Registry:

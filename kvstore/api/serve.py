@@ -95,7 +95,8 @@ class ClientApi:
         http1 = None if self._config.listen_client_http_urls else self._http.protocol
         if self._config.grpc_server == "grpcio":
             return GrpcioListener(self._config, observer, http1)
-        return Ngh2Listener(self._config, observer, http1)
+        member = self._member
+        return Ngh2Listener(self._config, observer, http1, lambda: member.crowded)
 
     def _make_http(self) -> HttpServer:
         # Here, so that gRPC need not wait for it: see LateHttp.

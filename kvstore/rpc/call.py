@@ -198,6 +198,25 @@ class UnaryCall(Call):
             self.fail(error)
 
 
+class RefusedCall(Call):
+    """One call too many: its request is not looked at, its handler never called.
+
+    Answered when the request is complete, for a client that is answered earlier leaves a stream to be looked after.
+    """
+
+    __slots__ = ()
+
+    def receive(self, data: bytes, end_stream: bool) -> None:
+        """Take what belongs to the call, and refuse it at its end, or when it turns out to be long."""
+        connection = self.connection
+        if data:
+            connection.acknowledge(len(data), self.stream_id)
+        if end_stream or len(data) > PREFIX_BYTES:
+            self.half_closed = end_stream
+            connection.refused += 1
+            connection.finish(self, StatusCode.RESOURCE_EXHAUSTED, connection.options.refusal)
+
+
 class StreamCall(Call):
     """A call with more than one message in at least one direction."""
 

@@ -19,7 +19,8 @@ class ServerOptions:
     unread_bytes: answers that may wait on all connections together; then those whose clients read nothing are closed.
     unread_connection_bytes: answers that may wait on one connection when another one is ready; then it is closed.
     unread_calls: calls that a connection may have open while its answers wait; more are refused.
-    refusal: what is said to those, with RESOURCE_EXHAUSTED.
+    light_calls: calls that a connection may have open while the server is crowded; more are refused.
+    refusal: what is said to those that are refused, with RESOURCE_EXHAUSTED.
     highest_descriptor: connections whose file descriptor is higher are closed at once, so that the process keeps some
         for what else it has to open; 0: no limit.
     socket_buffer_bytes: bytes handed to the transport before it asks us to pause.
@@ -45,6 +46,7 @@ class ServerOptions:
     unread_bytes: int = 256 << 20
     unread_connection_bytes: int = 256 << 20
     unread_calls: int = 1_000
+    light_calls: int = 64
     refusal: str = "too many requests"
     highest_descriptor: int = 0
     socket_buffer_bytes: int = 256 << 10

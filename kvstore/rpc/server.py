@@ -28,6 +28,9 @@ logger = logging.getLogger(__name__)
 # How long a client may take to hear that we are leaving, before streams it opens are refused.
 _DRAIN_NOTICE_SECONDS = 1.0
 
+# Refusing calls takes at most one part of the time in so many and one.
+_REST_FACTOR = 2.0
+
 Http1Factory = Callable[[], asyncio.Protocol]
 
 
@@ -41,6 +44,8 @@ class GrpcProtocol(ConnectionProtocol):
         self._server = server
         self._repair: AuthorityRepair | None = AuthorityRepair()
         self._backlog = server.backlog
+        self._refused = 0
+        self._resting = False
         self.unread = 0
 
     def make_connection(self) -> ServerConnection:
@@ -53,6 +58,7 @@ class GrpcProtocol(ConnectionProtocol):
             auth_context=auth_context_of(self.transport),
             translate=self._server.translate,
             pressed=lambda: self._backlog.pressed,
+            crowded=self._server.crowded,
         )
 
     def flush(self) -> None:
@@ -75,6 +81,24 @@ class GrpcProtocol(ConnectionProtocol):
             if self._repair.done:
                 self._repair = None
         super().data_received(data)
+        if self.connection.refused != self._refused:
+            self._rest()
+
+    def _rest(self) -> None:
+        """Read nothing for a while: its client sends more than is taken, and refusing that must not become all work."""
+        connection = self.connection
+        self._refused = connection.refused
+        if connection.closed or self._resting:
+            return
+        self._resting = True
+        self.transport.pause_reading()
+        until = self._server.rest(self.now(), connection.clock() - connection.received_at)
+        self._loop_host.loop.call_at(until, self._rested)
+
+    def _rested(self) -> None:
+        self._resting = False
+        if not self._paused and not self.transport.is_closing():
+            self.transport.resume_reading()
 
     def pause_writing(self) -> None:
         # A client that does not read gets nothing new to answer either. It cannot deadlock: what it must send for our
@@ -84,7 +108,7 @@ class GrpcProtocol(ConnectionProtocol):
         self._note_unread()
 
     def resume_writing(self) -> None:
-        if not self.transport.is_closing():
+        if not self._resting and not self.transport.is_closing():
             self.transport.resume_reading()
         super().resume_writing()
 
@@ -101,6 +125,7 @@ class GoneConnection:
 
     closed = True
     last_words = b""
+    refused = 0
     unsent = 0
     waiting = 0
 
@@ -182,6 +207,7 @@ class Server:
     options: limits and times. observer: gives out the counters of each method. http1_factory: makes the protocol of a
     connection that does not speak HTTP/2 (aiohttp's web.Server is one); without it such connections are closed.
     translate: makes a status of a handler's exception that is not an RpcError; None if it knows none.
+    crowded: whether so much is to be done that clients with many calls in flight are refused further ones.
 
     Servicers are added by generated code: add_KVServicer_to_server(servicer, server).
     """
@@ -193,11 +219,13 @@ class Server:
         observer: Observer | None = None,
         http1_factory: Http1Factory | None = None,
         translate: Callable[[Exception], RpcError | None] | None = None,
+        crowded: Callable[[], bool] = lambda: False,
     ) -> None:
         self.options = options or ServerOptions()
         self.methods = MethodTable(observer or Unobserved())
         self.http1_factory = http1_factory
         self.translate = translate
+        self.crowded = crowded
         self._listeners: list[asyncio.Server] = []
         self._protocols: set[GrpcProtocol] = set()
         # Connections that have not said what they speak. For the server's own protocols.
@@ -206,6 +234,7 @@ class Server:
         now = time.monotonic
         self.backlog = Backlog(self.options.unread_bytes, now)
         self._full = Warnings(now)
+        self._resting_until = 0.0
         self._all_closed = asyncio.Event()
         self._all_closed.set()
 
@@ -221,6 +250,14 @@ class Server:
     def connections(self) -> int:
         """Open HTTP/2 connections."""
         return len(self._protocols)
+
+    def rest(self, now: float, spent: float) -> float:
+        """Until when a connection rests whose refused calls have taken so many seconds.
+
+        One after the other, whatever their number: together they get the same share of the time.
+        """
+        self._resting_until = max(now, self._resting_until) + _REST_FACTOR * spent
+        return self._resting_until
 
     def is_full(self, transport: asyncio.Transport) -> bool:
         """Whether a new connection is one too many; says so in the log."""

@@ -17,7 +17,7 @@ from collections import deque
 from collections.abc import Callable, Coroutine, Mapping
 from typing import Any, Protocol
 
-from kvstore.rpc.call import Call, StreamCall, UnaryCall
+from kvstore.rpc.call import Call, RefusedCall, StreamCall, UnaryCall
 from kvstore.rpc.context import ServerContext
 from kvstore.rpc.deadlines import Bucket, Expiring
 from kvstore.rpc.framing import ACCEPTED_ENCODINGS, COPY_BYTES, MessageReader, frame, is_supported_encoding, prefix
@@ -99,7 +99,8 @@ class ServerConnection:
     methods: what may be called. host: lends clock, timer, tasks. peer: the client's address as grpc writes it.
     auth_context: what TLS knows of the client. translate: makes a status of a handler's exception that is not RpcError;
         None if it knows none, the status is then UNKNOWN. clock: times calls; finer than the host's. pressed: whether
-        so many answers wait on all connections that a client must read one before it gets another.
+        so many answers wait on all connections that a client must read one before it gets another. crowded: whether so
+        much is to be done that clients with many calls are refused further ones.
     """
 
     __slots__ = (
@@ -108,6 +109,7 @@ class ServerConnection:
         "_by_path",
         "_calls",
         "_control",
+        "_crowded",
         "_engine",
         "_goaway_sent",
         "_keepalive",
@@ -133,6 +135,7 @@ class ServerConnection:
         "peer",
         "queued",
         "received_at",
+        "refused",
         "send_data",
         "send_response",
         "send_trailers",
@@ -150,6 +153,7 @@ class ServerConnection:
         translate: Callable[[Exception], RpcError | None] | None = None,
         clock: Callable[[], float] = time.perf_counter,
         pressed: Callable[[], bool] = lambda: False,
+        crowded: Callable[[], bool] = lambda: False,
     ) -> None:
         self.options = options
         self.clock = clock
@@ -173,8 +177,11 @@ class ServerConnection:
         # Whose answers are made when the client has read those before.
         self._waiting: deque[Callable[[], None]] = deque()
         self._pressed = pressed
+        self._crowded = crowded
         # Bytes of DATA that were left after the last flush.
         self.unsent = 0
+        # Calls that were one too many.
+        self.refused = 0
         self.partial_bytes = 0
         # A flush is due; whoever sets it has asked the host for it.
         self.dirty = False
@@ -279,7 +286,9 @@ class ServerConnection:
             if method is None:
                 return
         call: Call
-        if method.unary:
+        if len(self._calls) >= self.options.light_calls and self._has_too_many_calls():
+            call = RefusedCall(self, stream_id, method, headers)
+        elif method.unary:
             call = UnaryCall(self, stream_id, method, headers)
         else:
             call = StreamCall(self, stream_id, method, headers)
@@ -288,13 +297,13 @@ class ServerConnection:
         timeout = fields.get(b"grpc-timeout")
         if timeout is not None and not self._set_deadline(call, timeout):
             return
-        if len(self._calls) > self.options.unread_calls and self.congested:
-            self.finish(call, StatusCode.RESOURCE_EXHAUSTED, self.options.refusal)
-            return
         if isinstance(call, StreamCall) and method.request_streaming:
             call.invoke(call)
         if event.end_stream and not call.finished:
             call.receive(b"", True)
+
+    def _has_too_many_calls(self) -> bool:
+        return self._crowded() or (len(self._calls) >= self.options.unread_calls and self.congested)
 
     def _set_deadline(self, call: Call, timeout: bytes) -> bool:
         try:

@@ -38,6 +38,9 @@ Request = TypeVar("Request", pb.RangeRequest, pb.TxnRequest)
 Answer = Callable[[Request, Promise[bytes], When], None]
 """Makes the answer to a read and resolves the promise with it."""
 
+CROWDED_REQUESTS: Final = 5_000
+"""Requests waiting, beyond which a client that has many of them is refused more; one that has few is still served."""
+
 MAX_PENDING_REQUESTS: Final = 20_000
 MAX_PENDING_BYTES: Final = 256 << 20
 """Requests proposed but not applied, beyond which more are refused."""
@@ -77,6 +80,11 @@ class RequestProposer:
         self._max_request_bytes = max_request_bytes
         self.wake: Callable[[], None] = lambda: None
         self.stopped = False
+
+    @property
+    def pending_requests(self) -> int:
+        """Requests proposed and not yet applied."""
+        return self._proposals.pending_requests
 
     def propose(self, kind: str, request: ProtoMessage) -> Promise[bytes]:
         """Propose a request: its encoded response once it is applied, or the KvstoreError it came to.
@@ -165,6 +173,11 @@ class Member:
     def protocol_version(self) -> int:
         """The version of the protocol between members that the cluster uses."""
         return self.state.version.current
+
+    @property
+    def crowded(self) -> bool:
+        """Whether so many requests wait that those who send the most should be refused."""
+        return self.proposer.pending_requests >= CROWDED_REQUESTS or self.reads.joining >= CROWDED_REQUESTS
 
     @property
     def is_leader(self) -> bool:

@@ -16,6 +16,9 @@ from raft.messages import ReadState
 Waiter = Callable[[errors.KvstoreError | None], None]
 """Called once: with None when the read may be served, else with the reason why not."""
 
+MAX_JOINING: Final = 20_000
+"""Reads that may wait for the next round; more are refused."""
+
 MAX_ROUNDS: Final = 4
 """Rounds under way at once; more would only add heartbeats."""
 
@@ -51,10 +54,18 @@ class ReadRounds:
         self.slow_total = 0
 
     def join(self, waiter: Waiter, now: float) -> None:
-        """Let a read wait for the next round."""
+        """Let a read wait for the next round. With too many there already, it is called back with that at once."""
         if not self._joining:
             self._joining_since = now
+        elif len(self._joining) >= MAX_JOINING:
+            waiter(errors.RequestTooManyRequests())
+            return
         self._joining.append(waiter)
+
+    @property
+    def joining(self) -> int:
+        """Reads that wait for the next round."""
+        return len(self._joining)
 
     @property
     def wants_round(self) -> bool:

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from tests.limits.idle import idle
+from tests.limits.overload import overload
 from tests.limits.report import Report
 from tests.limits.stalled import WINDOWS, stalled
 
@@ -23,6 +24,9 @@ def main() -> None:
     command = commands.add_parser("stalled", help="clients that never read")
     command.add_argument("--clients", type=int, default=1_000)
     command.add_argument("--window", choices=list(WINDOWS), action="append")
+    command = commands.add_parser("overload", help="more requests than can be done")
+    command.add_argument("--factor", type=float, default=10.0)
+    command.add_argument("--seconds", type=float, default=10.0)
     arguments = parser.parse_args()
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
@@ -37,6 +41,8 @@ def _run(directory: Path, arguments: argparse.Namespace) -> Iterator[Report]:
     elif arguments.command == "stalled":
         for window in arguments.window or WINDOWS:
             yield from stalled(directory / window, arguments.clients, window=window)
+    else:
+        yield overload(directory, arguments.factor, arguments.seconds)
 
 
 if __name__ == "__main__":

@@ -23,6 +23,9 @@ PORTS_PER_ADDRESS = 20_000
 
 ANSWER_SECONDS = 30.0
 
+OPENED_AT_ONCE = 100
+"""Connections of one process that wait for the server at the same time."""
+
 
 @dataclass(frozen=True, slots=True)
 class Errand:
@@ -129,13 +132,13 @@ def main() -> None:
     errand = Errand(**given)
     sockets: list[socket.socket] = []
     refused = 0
-    for number in range(errand.connections):
-        try:
-            connection = _open(errand, number)
-        except OSError:
-            refused += 1
-        else:
-            sockets.append(connection)
+    for first in range(0, errand.connections, OPENED_AT_ONCE):
+        numbers = range(first, min(errand.connections, first + OPENED_AT_ONCE))
+        for connection in [_open(errand, number) for number in numbers]:
+            if connection is not None and _is_taken(errand, connection):
+                sockets.append(connection)
+            else:
+                refused += 1
     _say(Standing(len(sockets), refused, sum(_alive(connection, errand.reads) for connection in sockets)))
     for _ in sys.stdin:
         _say(Standing(len(sockets), refused, sum(_alive(connection, errand.reads) for connection in sockets)))
@@ -145,8 +148,13 @@ def _say(standing: Standing) -> None:
     print(json.dumps(asdict(standing)), flush=True)
 
 
-def _open(errand: Errand, number: int) -> socket.socket:
+def _open(errand: Errand, number: int) -> socket.socket | None:
+    """A connection on which everything is said already; None if that was not possible."""
     address = errand.first_address + number // PORTS_PER_ADDRESS
+    said = frames.opening(errand.window) + frames.SETTINGS_ACK
+    for index, (headers, payload) in enumerate(errand.calls):
+        request = bytes.fromhex(payload)
+        said += frames.call(1 + 2 * index, bytes.fromhex(headers), request, half_close=errand.half_close)
     connection = socket.socket()
     try:
         connection.settimeout(ANSWER_SECONDS)
@@ -155,28 +163,32 @@ def _open(errand: Errand, number: int) -> socket.socket:
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         connection.bind((f"127.1.{address >> 8}.{address & 255}", 0))
         connection.connect((errand.host, errand.port))
-        connection.sendall(frames.opening(errand.window))
-        _settle(connection, [])
-        connection.sendall(frames.SETTINGS_ACK)
-        for index, (headers, payload) in enumerate(errand.calls):
-            stream = 1 + 2 * index
-            data = frames.call(stream, bytes.fromhex(headers), bytes.fromhex(payload), half_close=errand.half_close)
-            connection.sendall(data)
-        if errand.reads and errand.half_close:
-            _settle(connection, [1 + 2 * index for index in range(len(errand.calls))])
+        connection.sendall(said)
     except OSError:
         connection.close()
-        raise
+        return None
     return connection
+
+
+def _is_taken(errand: Errand, connection: socket.socket) -> bool:
+    """Whether the server has answered what is to be read."""
+    wanted = {(frames.SETTINGS, 0)}
+    if errand.reads and errand.half_close:
+        wanted |= {(frames.HEADERS, 1 + 2 * index) for index in range(len(errand.calls))}
+    try:
+        _settle(connection, wanted)
+    except OSError:
+        connection.close()
+        return False
+    return True
 
 
 _BIND_ADDRESS_NO_PORT = getattr(socket, "IP_BIND_ADDRESS_NO_PORT", 24)
 
 
-def _settle(connection: socket.socket, streams: list[int]) -> None:
+def _settle(connection: socket.socket, wanted: set[tuple[int, int]]) -> None:
     """Read until the server's settings are there, and the end of each of these streams."""
     reader = frames.FrameReader()
-    wanted = {(frames.SETTINGS, 0)} if not streams else {(frames.HEADERS, stream) for stream in streams}
     deadline = time.monotonic() + ANSWER_SECONDS
     while wanted and time.monotonic() < deadline:
         data = connection.recv(65_536)

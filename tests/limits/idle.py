@@ -35,7 +35,7 @@ def hold(member: Member, errand: Errand, processes: int) -> Report:
         with Crowd(errand, processes) as crowd:
             report.standing = crowd.opened()
             seen = bystander.served
-            wait_until(lambda: bystander.served >= seen + 50, "the bystander is served beside them", 60)
+            wait_until(lambda: bystander.served >= seen + 10, "the bystander is served beside them", 60)
             report.during = memory.now()
             report.standing = crowd.ask()
             held = descriptors(member) - open_before

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-from kvstore.pb.rpc_pb2 import RangeRequest, WatchCreateRequest, WatchRequest
+from kvstore.pb.rpc_pb2 import PutRequest, RangeRequest, RequestOp, TxnRequest, WatchCreateRequest, WatchRequest
 from tests.cluster.harness import Client, Member
 from tests.cluster.harness.client import prefix_end
 from tests.cluster.harness.waiting import wait_until
@@ -18,9 +18,20 @@ from tests.limits.report import Report
 
 PREFIX = b"large/"
 VALUE = b"v" * 1024
+OPERATIONS = 100
 
 WINDOWS = {"open": frames.LARGEST_WINDOW, "default": frames.DEFAULT_WINDOW, "closed": 0}
 """Flow control credit that the clients give: all there is, the little that HTTP/2 begins with, or none."""
+
+
+def fill(client: Client, keys: int) -> None:
+    """Put so many large values below the prefix."""
+    for first in range(0, keys, OPERATIONS):
+        puts = [
+            PutRequest(key=PREFIX + b"%08d" % number, value=VALUE)
+            for number in range(first, min(keys, first + OPERATIONS))
+        ]
+        client.kv.Txn(TxnRequest(success=[RequestOp(request_put=put) for put in puts]))
 
 
 def ranges(count: int) -> tuple[tuple[str, str], ...]:
@@ -41,8 +52,7 @@ def stalled(directory: Path, clients: int, *, window: str, keys: int = 2_000, ca
     """One run with clients that range, one with clients that watch, both against the same member."""
     with one_member(directory) as member:
         with Client(member.endpoint) as client:
-            for number in range(keys):
-                client.put(PREFIX + b"%08d" % number, VALUE)
+            fill(client, keys)
         return [
             never_reading(member, clients, window, "range", ranges(calls), half_close=True),
             never_reading(member, clients, window, "watch", watches(calls), half_close=False),
@@ -65,7 +75,7 @@ def never_reading(
         with Crowd(errand, 2) as crowd:
             report.standing = crowd.opened()
             seen = bystander.served
-            wait_until(lambda: bystander.served >= seen + 100, "the bystander is served beside them", 120)
+            wait_until(lambda: bystander.served >= seen + 20, "the bystander is served beside them", 120)
             report.during = memory.now()
             report.standing = crowd.ask()
             crowd.close()

@@ -99,11 +99,15 @@ class Exchange:
         options: ServerOptions | None = None,
         observer: Observer | None = None,
         client_limits: H2Limits | None = None,
+        pressed: Callable[[], bool] = lambda: False,
+        crowded: Callable[[], bool] = lambda: False,
     ) -> None:
         self.host = ManualHost()
         methods = MethodTable(observer or Unobserved())
         methods.add_registered_method_handlers("t.T", handlers)
-        self.server = ServerConnection(methods, options or ServerOptions(), self.host, peer="test")
+        self.server = ServerConnection(
+            methods, options or ServerOptions(), self.host, peer="test", pressed=pressed, crowded=crowded
+        )
         self.client = Engine.client(client_limits or H2Limits())
         self.headers: dict[int, dict[bytes, bytes]] = {}
         self.data: dict[int, bytes] = {}

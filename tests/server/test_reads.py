@@ -1,7 +1,7 @@
 """Rounds of ReadIndex: who is served by which, and who is told that it takes too long."""
 
 from kvstore import errors
-from kvstore.server.reads import MAX_ROUNDS, RETRY_SECONDS, ReadRounds
+from kvstore.server.reads import MAX_JOINING, MAX_ROUNDS, RETRY_SECONDS, ReadRounds
 from raft.messages import ReadState
 
 
@@ -78,3 +78,15 @@ def test_rounds_under_way_are_limited() -> None:
         rounds.reads.begin(0.0)
     rounds.join("more")
     assert not rounds.reads.wants_round
+
+
+def test_more_reads_than_can_wait_are_refused() -> None:
+    rounds = Rounds()
+    for number in range(MAX_JOINING):
+        rounds.join(str(number))
+    rounds.join("one too many")
+    assert list(rounds.outcomes) == ["one too many"]
+    assert isinstance(rounds.outcomes["one too many"], errors.RequestTooManyRequests)
+    rounds.reads.begin(0.0)
+    rounds.join("next round")
+    assert "next round" not in rounds.outcomes
