@@ -24,7 +24,7 @@ from kvstore.rpc import Channel, ChannelOptions, RpcError
 
 PROGRESS_SECONDS = 0.2
 CONNECT_SECONDS = 5.0
-CONNECTS_A_SECOND = 300
+CONNECTS_A_SECOND = 100
 # How long calls under way may take after the end of the load.
 GRACE_SECONDS = 15.0
 LARGE_WINDOW = 64 << 20
