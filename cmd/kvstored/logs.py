@@ -1,5 +1,6 @@
 """The daemon's log: structlog, as JSON lines with etcd's keys or as text for a terminal."""
 
+import contextlib
 import json
 import logging
 import sys
@@ -69,8 +70,10 @@ class _Output:
 
     def msg(self, line: str) -> None:
         for stream in self._streams:
-            stream.write(line + "\n")
-            stream.flush()
+            # A log on a full disk, or whose reader is gone, must not end a member: it logs just then.
+            with contextlib.suppress(OSError, ValueError):
+                stream.write(line + "\n")
+                stream.flush()
 
     debug = info = warning = error = critical = exception = fatal = msg
 

@@ -16,7 +16,7 @@ from kvstore.pb.rpc_pb2 import CompactionRequest, DefragmentRequest, HashKVReque
 from kvstore.storage.snapshot_file import verify
 from tests.cluster.harness import Client, Cluster, ClusterFactory, Load, assert_all_there, from_environment, wait_until
 
-DISK_BYTES = 16 << 20
+DISK_BYTES = 24 << 20
 KEYS = 100
 VALUE = 8_000
 
@@ -125,7 +125,7 @@ def until_refused(client: Client, revision: int) -> grpc.StatusCode | None:
             if revision:
                 client.kv.Compact(CompactionRequest(revision=revision, physical=True), timeout=1.0)
                 revision = 0
-            client.put(b"more", bytes(100_000), timeout=1.0)
+            client.put(b"more", bytes(40_000), timeout=1.0)
         except grpc.RpcError as error:
             code: grpc.StatusCode = error.code()
             return code
@@ -137,7 +137,7 @@ def test_disk_full_during_compaction(small_disk: Path) -> None:
     middle came back with a part of its history gone that it still spoke of.
 
     Here freeing space is done in transactions that each are whole or not there. What cannot be written waits; reads go
-    on; and with room again the compaction ends where it would have.
+    on; and with room again the compaction ends where it would have. The member's own log is on the full disk, too.
     """
     with Cluster(from_environment(), small_disk / "cluster", size=1) as cluster:
         member = cluster.members[0]

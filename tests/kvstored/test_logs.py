@@ -102,3 +102,13 @@ def test_loggers_with_a_name_write_there_too(tmp_path: Path) -> None:
     structlog.get_logger("raft").debug("left out")
     (line,) = lines(path)
     assert (line["msg"], line["logger"], line["term"]) == ("became leader", "raft", 2)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no device that is always full")
+def test_a_log_that_cannot_be_written_stops_nobody(tmp_path: Path) -> None:
+    path = tmp_path / "log"
+    logger = make_logger("info", "json", ["/dev/full", str(path)])
+    logger.error("no room on the disk")
+    logger.error("not even text", value="\ud800")
+    logger.error("still there")
+    assert [line["msg"] for line in lines(path)] == ["no room on the disk", "still there"]
