@@ -27,7 +27,9 @@ def main(arguments: list[str] | None = None) -> int:
     checking = commands.add_parser("check", help="check one history, from one or several files")
     checking.add_argument("files", nargs="+", type=Path, metavar="FILE", help="JSON lines, as Recorder's are saved")
     checking.add_argument("--out", type=Path, help="directory for the history, its smallest failing part and a picture")
-    checking.add_argument("--clock-error", type=float, default=CheckOptions().clock_error, help="see docs/testing.md")
+    checking.add_argument(
+        "--clock-error", type=float, default=CheckOptions().clock_error, help="how much faster a member's clock may run"
+    )
     checking.add_argument("--budget", type=int, default=CheckOptions().budget, help="guesses before giving up")
     checking.add_argument("--seconds", type=float, default=30.0, help="how long to look for a smaller failing part")
     checking.set_defaults(run=_check)

@@ -25,7 +25,8 @@ svg text { font: 12px ui-monospace, monospace; fill: #222 }
 .unknown rect { fill: #eee; stroke: #999; stroke-dasharray: 4 3 } .refused rect { fill: #f4e6c8; stroke: #a9812b }
 .bad rect, .bad circle { fill: #ffc9cf; stroke: #b00020; stroke-width: 2.5 } .bad text { font-weight: 700 }
 .party rect { stroke-width: 2.5 } circle { fill: #e7dcf7; stroke: #7a54b0 }
-table { border-collapse: collapse; margin-top: 1.5em } td, th { border: 1px solid #ddd; padding: .3em .6em; text-align: left }
+table { border-collapse: collapse; margin-top: 1.5em }
+td, th { border: 1px solid #ddd; padding: .3em .6em; text-align: left }
 td { font: 12px ui-monospace, monospace } tr.bad td { background: #ffe5e8 }
 """
 
@@ -65,7 +66,8 @@ def picture(history: History, violation: Violation) -> str:
         f"Time runs to the right, not to scale.</p>"
         f'<div class="scroll"><svg xmlns="http://www.w3.org/2000/svg" width="{right + 20}" height="{height}">'
         + "".join(shapes)
-        + "</svg></div><table><tr><th>id</th><th>client</th><th>from, ms</th><th>to, ms</th><th>asked</th><th>answered</th></tr>"
+        + "</svg></div><table><tr><th>id</th><th>client</th><th>from, ms</th><th>to, ms</th>"
+        + "<th>asked</th><th>answered</th></tr>"
         + rows
         + "</table></body></html>\n"
     )

@@ -6,12 +6,13 @@ up, a history with unrecorded revisions) from what is known for certain.
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 from tests.history.facts import covered
 from tests.history.linear import Timeline
-from tests.history.model import Event, KeyValue, Watch, WatchResponse, WatchResumed
+from tests.history.model import Compact, Event, KeyValue, Watch, WatchResponse, WatchResumed
 from tests.history.plan import Plan
 from tests.history.report import Violation
 from tests.history.store import Writes, same, show, within
@@ -37,8 +38,9 @@ class Truth:
         if self.timeline is None:
             return None, False
         store = self.timeline.store
-        changes = [change for change, _ in store.past.get(key, []) if change < revision]
-        last = changes[-1] if changes else 1
+        past = store.past.get(key, [])
+        earlier = bisect_left(past, revision, key=lambda change: change[0])
+        last = past[earlier - 1][0] if earlier else 1
         if any(last < opened < revision for opened in self.plan.unrecorded):
             return None, False
         return store.at(key, revision - 1), True
@@ -46,7 +48,7 @@ class Truth:
 
 def check_watch(watch: Watch, truth: Truth) -> Iterator[Violation]:
     """Everything that is wrong with one watch, in the order in which it was told."""
-    faults = list(_sequence(watch))
+    faults = [*_sequence(watch), *_canceled(watch, truth.plan)]
     yield from faults
     if faults:
         # A broken sequence makes all that follows look missing or repeated.
@@ -115,6 +117,20 @@ def _sequence(watch: Watch) -> Iterator[Violation]:
             split = entry.fragment and watch.fragment
         elif not entry.created and not entry.canceled:
             last = max(last, entry.revision)
+
+
+def _canceled(watch: Watch, plan: Plan) -> Iterator[Violation]:
+    """Cancellations by a compaction that no call had asked for."""
+    if plan.partial:
+        return
+    for entry in watch.log:
+        if isinstance(entry, WatchResponse) and entry.compact_revision:
+            asked = [
+                call.op.revision for call in plan.compactions if call.start <= entry.at and isinstance(call.op, Compact)
+            ]
+            if entry.compact_revision > max(asked, default=0):
+                text = f"canceled as compacted at revision {entry.compact_revision}, and no call had asked for that"
+                yield _fault(watch, "watch lost for nothing", text)
 
 
 def _event(watch: Watch, event: Event, revision: int, truth: Truth) -> Iterator[Violation]:
