@@ -1,4 +1,4 @@
-"""`python -m tests.crash kill` and `python -m tests.crash power`, by hand and for longer than CI has time."""
+"""Kills, power cuts and damage by hand, for longer than CI has time: `python -m tests.crash COMMAND`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ import tempfile
 import time
 from pathlib import Path
 
-from tests.crash import kill, power
+from tests.crash import damage, kill, power
+from tests.crash.catch_up import Straggler
+from tests.crash.examine import Outcome
 from tests.crash.history import History, everything
 from tests.crash.place import fast_place
 from tests.faultfs import NoCompiler
@@ -25,6 +27,11 @@ def main() -> int:
     cutting = commands.add_parser("power", help="cut the power at so many moments of a history")
     cutting.add_argument("--cuts", type=int, default=200, help="moments")
     cutting.add_argument("--seeds", type=int, default=4, help="fates by chance at each moment, beside the four corners")
+    catching_up = commands.add_parser("catch-up", help="kill a member at so many operations of coming back or joining")
+    catching_up.add_argument("--points", type=int, default=100)
+    damaging = commands.add_parser("damage", help="damage files, and print what comes of it")
+    damaging.add_argument("--flips", type=int, default=50, help="flipped bits in each part of each file")
+    damaging.add_argument("--seed", type=int, default=1)
     arguments = parser.parse_args()
     directory = arguments.directory or Path(
         tempfile.mkdtemp(prefix="kvstore-crash-", dir=fast_place(Path(tempfile.gettempdir())))
@@ -33,6 +40,10 @@ def main() -> int:
     try:
         if arguments.command == "kill":
             return _kill(directory, arguments.points, arguments.jobs)
+        if arguments.command == "catch-up":
+            return _catch_up(directory, arguments.points)
+        if arguments.command == "damage":
+            return _damage(directory, arguments.flips, arguments.seed)
         return _cut_power(directory, arguments.cuts, arguments.seeds)
     except NoCompiler as reason:
         print(reason, file=sys.stderr)
@@ -61,6 +72,32 @@ def _cut_power(directory: Path, moments: int, seeds: int) -> int:
         print(f"\n{text}")
     print(f"{count} power cuts, {len(lost)} failed, {time.monotonic() - began:.0f} s")
     return 1 if lost else 0
+
+
+def _catch_up(directory: Path, count: int) -> int:
+    killed = 0
+    with Straggler(directory) as straggler:
+        ways = (straggler.fall_behind, straggler.begin_anew)
+        operations = [straggler.operations_to_catch_up(prepare) for prepare in ways]
+        print(f"{operations[0]} operations to catch up, {operations[1]} to join", flush=True)
+        for point in range(count):
+            way = point % 2
+            operation = 1 + point * operations[way] // count
+            # Fails with what was lost; the members' directories are left.
+            killed += straggler.killed_on_its_way(ways[way], operation, after=point % 4 < 2, everyone=point % 3 > 0)
+            print(f"held  operation {operation} of {'joining' if way else 'catching up'}", flush=True)
+    print(f"{count} runs, killed in {killed}, none failed")
+    return 0
+
+
+def _damage(directory: Path, flips: int, seed: int) -> int:
+    with damage.Patients(directory) as patients:
+        findings = patients.suffer_all(damage.whole_files(patients.root))
+        findings.all += patients.suffer_all(damage.flips(patients.root, flips, seed)).all
+    for line in findings.of(Outcome.STOPPED, Outcome.DIED, Outcome.SERVED):
+        print(line)
+    print(findings.table())
+    return 0
 
 
 def _tell(line: str) -> None:

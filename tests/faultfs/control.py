@@ -88,7 +88,7 @@ class FaultFs:
         faults = FaultFs(tmp_path / "m1-data", state=tmp_path / "m1-faults")
         process = subprocess.Popen(command, env={**os.environ, **faults.environment})
         faults.only_below("wal/")           # of the faults below; everything else goes on as usual
-        faults.fail_syncs(errno.EIO)        # every fsync and fdatasync from now on
+        faults.fail_syncs(errno.EIO)        # every fsync, fdatasync and synchronous write from now on
         faults.delay_syncs(0.05)            # seconds
         faults.leave_space(1 << 20)         # bytes that files may still grow; then ENOSPC
         faults.shift_clock(3600)            # the time of day, in seconds; monotonic clocks go on as they did
@@ -185,12 +185,15 @@ class FaultFs:
         self._block[start : start + _FILTER_SIZE] = encoded.ljust(_FILTER_SIZE, b"\0")
 
     def fail_syncs(self, number: int = errno.EIO, count: int = FOR_EVER) -> None:
-        """Fail the next `count` syncs with an errno. Whether the data reached the disk is open, as it is in earnest."""
+        """Fail the next `count` syncs with an errno. Whether the data reached the disk is open, as it is in earnest.
+
+        A synchronous write is a sync, too; of one that fails nothing is written.
+        """
         self._set(_SYNC_FAILURES, count)
         self._set(_SYNC_ERRNO, number)
 
     def delay_syncs(self, seconds: float) -> None:
-        """Let every sync take so much longer."""
+        """Let every sync, and every synchronous write, take so much longer."""
         self._set(_SYNC_DELAY, round(seconds * 1e6))
 
     def lie_about_syncs(self, lie: bool = True) -> None:

@@ -414,6 +414,11 @@ static ssize_t do_write(struct descriptor *entry, int fd, const struct iovec *da
             errno = (int)get(WRITE_ERRNO);
             return -1;
         }
+        if (entry->synchronous) wait_microseconds(get(SYNC_DELAY));
+        if (entry->synchronous && get(SYNC_ERRNO) && take(SYNC_FAILURES)) {
+            errno = (int)get(SYNC_ERRNO);
+            return -1;
+        }
     }
     lock();
     int append = (fcntl(fd, F_GETFL) & O_APPEND) != 0;

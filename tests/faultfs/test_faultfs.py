@@ -207,6 +207,19 @@ def test_syncs_are_delayed(faults: FaultFs) -> None:
     assert float(run(faults, SYNC.replace("NAME", "'a'")).stdout.split()[1]) < 0.3
 
 
+def test_a_synchronous_write_is_delayed_and_fails_as_a_sync(faults: FaultFs) -> None:
+    program = """
+fd = os.open("a", os.O_CREAT | os.O_RDWR | os.O_DSYNC)
+began = time.monotonic()
+try: os.write(fd, b"x"); print(time.monotonic() - began)
+except OSError as error: print(errno.errorcode[error.errno])
+"""
+    faults.delay_syncs(0.3)
+    assert float(run(faults, program).stdout) >= 0.3
+    faults.fail_syncs(errno.EIO, 1)
+    assert run(faults, program).stdout == "EIO\n"
+
+
 def test_a_sync_that_lies_is_not_in_the_trace(faults: FaultFs) -> None:
     faults.lie_about_syncs()
     assert run(faults, SYNC.replace("NAME", "'a'")).stdout.startswith("synced")
