@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar, cast
 
 import structlog
 
@@ -16,7 +17,7 @@ from kvstore.peer import identity, snapshot
 from kvstore.peer.codec import DamagedBatch, MalformedMessage, decode_batch, unseal
 from kvstore.peer.observer import PeerObserver, Unobserved
 from kvstore.peer.versions import CHECKSUMS, Versions
-from kvstore.rpc import RpcError, StatusCode
+from kvstore.rpc import EOF, Promise, RpcError, StatusCode
 from raft.messages import Message
 
 T = TypeVar("T")
@@ -67,6 +68,48 @@ class PeerHost(Protocol):
         """Hash the history up to a revision."""
 
 
+class BatchReader(Protocol):
+    """A call whose requests are read one by one."""
+
+    def read(self) -> Promise[Any]:
+        """The next request, or EOF."""
+
+
+class _Messages:
+    """Takes batches as they arrive, within the turn that received them: a task would take a turn more for each.
+
+    answer: the call's, once the sender has ended or a batch could not be taken.
+    """
+
+    def __init__(self, reader: BatchReader, receive: Callable[[pb.MessageBatch], None]) -> None:
+        self.answer: Promise[pb.MessagesResponse] = Promise()
+        self._reader = reader
+        self._receive = receive
+        self._read()
+
+    def _read(self) -> None:
+        while not self.answer.done():
+            batch = self._reader.read()
+            if not batch.done():
+                batch.then(self._arrived)
+                return
+            self._take(batch)
+
+    def _arrived(self, batch: Promise[Any]) -> None:
+        self._take(batch)
+        self._read()
+
+    def _take(self, read: Promise[Any]) -> None:
+        try:
+            batch = read.result()
+            if batch is EOF:
+                self.answer.set_result(pb.MessagesResponse())
+            else:
+                self._receive(batch)
+        except Exception as error:  # whatever it is, it ends the call and not the connection
+            self.answer.set_exception(error)
+
+
 class PeerService(PeerServicer):
     """Serves one member's peers."""
 
@@ -75,28 +118,29 @@ class PeerService(PeerServicer):
         self._observer = observer or Unobserved()
         self._log = structlog.get_logger("kvstore.peer")
 
-    async def Messages(self, request_iterator: AsyncIterator[pb.MessageBatch], context: Any) -> pb.MessagesResponse:
+    def Messages(self, request_iterator: AsyncIterator[pb.MessageBatch], context: Any) -> Promise[pb.MessagesResponse]:
         """Raft messages, for as long as the sender lives."""
         caller = self._admit(context)
+        self._host.speaks(caller.from_, caller.versions)
+        return _Messages(cast(BatchReader, request_iterator), partial(self._receive, caller)).answer
+
+    def _receive(self, caller: identity.Caller, batch: pb.MessageBatch) -> None:
         host = self._host
-        host.speaks(caller.from_, caller.versions)
-        async for batch in request_iterator:
-            if host.is_removed(caller.from_):
-                raise RpcError(StatusCode.PERMISSION_DENIED, "the member has been permanently removed from the cluster")
-            host.heard_from(caller.from_, batch.ByteSize())
-            try:
-                if batch.sealed and host.spoken[1] < CHECKSUMS:
-                    raise MalformedMessage(f"a sealed batch is not of version {host.spoken[1]}")
-                host.receive(decode_batch(unseal(batch)))
-            except DamagedBatch as error:
-                # The sender connects again at once, and raft repeats what is missing.
-                self._observer.unreadable(caller.from_)
-                self._log.warning("damaged messages", member=f"{caller.from_:x}", reason=str(error))
-                raise RpcError(StatusCode.DATA_LOSS, str(error)) from error
-            except MalformedMessage as error:
-                self._observer.unreadable(caller.from_)
-                raise RpcError(StatusCode.INVALID_ARGUMENT, str(error)) from error
-        return pb.MessagesResponse()
+        if host.is_removed(caller.from_):
+            raise RpcError(StatusCode.PERMISSION_DENIED, "the member has been permanently removed from the cluster")
+        host.heard_from(caller.from_, batch.ByteSize())
+        try:
+            if batch.sealed and host.spoken[1] < CHECKSUMS:
+                raise MalformedMessage(f"a sealed batch is not of version {host.spoken[1]}")
+            host.receive(decode_batch(unseal(batch)))
+        except DamagedBatch as error:
+            # The sender connects again at once, and raft repeats what is missing.
+            self._observer.unreadable(caller.from_)
+            self._log.warning("damaged messages", member=f"{caller.from_:x}", reason=str(error))
+            raise RpcError(StatusCode.DATA_LOSS, str(error)) from error
+        except MalformedMessage as error:
+            self._observer.unreadable(caller.from_)
+            raise RpcError(StatusCode.INVALID_ARGUMENT, str(error)) from error
 
     async def SendSnapshot(self, request_iterator: AsyncIterator[pb.SnapshotChunk], context: Any) -> pb.SnapshotResult:
         """A copy of the state; answered when it is stored."""
