@@ -149,7 +149,7 @@ class Arena:
         return leader
 
     def excuse(self, member: Member) -> None:
-        """What is done to this member may end it: it is only started again."""
+        """What is done to this member may end it, at once or when it comes to feel it: it is started again."""
         self._excused.add(member.name)
 
     def layer(self, member: Member) -> FaultFs:
@@ -171,21 +171,20 @@ class Arena:
         self._added += 1
         return f"x{self._added}"
 
-    def require_all_alive(self) -> None:
-        """Raise Fallen if a member that nothing was done to has ended; start those that had an excuse."""
-        for member in self.cluster.members:
-            if member.running:
-                continue
-            if member.name not in self._excused:
-                raise Fallen(f"{member.name} ended by itself; its log:\n{member.log_tail()}")
-            member.start()
-        self._excused.clear()
+    def keep_running(self, member: Member) -> None:
+        """Start a member that has ended and had an excuse. Raises Fallen if it had none."""
+        if member.running:
+            return
+        if member.name not in self._excused:
+            raise Fallen(f"{member.name} ended by itself; its log:\n{member.log_tail()}")
+        member.start()
 
     def settle(self, timeout: float = HEAL_SECONDS) -> None:
         """Wait until every member serves. Raises AssertionError with their logs if one does not."""
-        self.require_all_alive()
-        for member in self.cluster.members:
+        # Twice: one that served still may just then have come to feel what was done to it.
+        for member in (*self.cluster.members, *self.cluster.members):
             self._wait_served(member, timeout)
+        self._excused.clear()
         self.cluster.introduce()
         if self._alarm_expected:
             self._disarm(timeout)
@@ -205,9 +204,19 @@ class Arena:
         wait_until(writable, "writes are taken again once there is room", timeout)
 
     def _wait_served(self, member: Member, timeout: float) -> None:
+        fallen: list[Fallen] = []
+
+        def serves_or_is_lost() -> bool:
+            try:
+                self.keep_running(member)
+            except Fallen as error:
+                fallen.append(error)
+                return True
+            return member.serves()
+
         try:
-            wait_until(lambda: not member.running or member.serves(), f"{member.name} serves again", timeout)
+            wait_until(serves_or_is_lost, f"{member.name} serves again", timeout)
         except AssertionError as error:
             raise AssertionError(f"{error}\n{self.cluster.log_tails()}") from None
-        if not member.running:
-            raise Fallen(f"{member.name} ended by itself; its log:\n{member.log_tail()}")
+        if fallen:
+            raise fallen[0]
