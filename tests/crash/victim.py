@@ -68,13 +68,16 @@ class Victim:
         Raises Lost if anything that was acknowledged is not there afterwards.
         """
         try:
-            self._go_on()
+            return self._go_on_and_look()
         except (grpc.RpcError, AssertionError) as error:
             # A kill that the layer did not do is no part of the plan, nor is a failure without any.
             if not self.faults.killed:
                 raise
             self._come_back(error)
-            self._go_on()
+            return self._go_on_and_look()
+
+    def _go_on_and_look(self) -> tuple[int, int]:
+        self._go_on()
         observe(ClientView(self.member.client), self.history.contents[-1], None)
         return hash_of_history(self.member.client)
 
