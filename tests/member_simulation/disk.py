@@ -81,6 +81,7 @@ class SimulatedWriter:
     events: WriterEvents = field(default_factory=WriterEvents)
     _queue: deque[_Batch | _Job] = field(default_factory=deque)
     _working: bool = False
+    _seconds: float = 0.0
     _told_full: bool = False
     _dead: bool = False
     _broken: bool = False
@@ -180,6 +181,8 @@ class SimulatedWriter:
         return future
 
     def _told(self, stats: WriteStats, all_done: Sequence[Done]) -> None:
+        # What it took here is nobody's business.
+        stats.seconds = stats.commit_seconds = self._seconds
         self.events.committed(stats)
         _call_all(all_done)
 
@@ -212,8 +215,8 @@ class SimulatedWriter:
                 if isinstance(entry, _Job):
                     break
                 run += 1
-            seconds = self.habits.seconds * self.habits.slow * self.timeline.chance.expovariate(1.0)
-            self.timeline.after(seconds, lambda: self._execute(run))
+            self._seconds = self.habits.seconds * self.habits.slow * self.timeline.chance.expovariate(1.0)
+            self.timeline.after(self._seconds, lambda: self._execute(run))
 
     def _execute(self, run: int) -> None:
         if self._dead or self._broken:

@@ -149,8 +149,20 @@ FAULTS: tuple[Fault, ...] = (
     Fault("expired leases are renewed", LeaseKeeper, "renew_here", _renew_whatever_has_expired, "lease"),
     Fault("leases begin anew with nothing left", Lessor, "promote", _start_leases_with_nothing_left, "promised"),
     Fault("leases never end", Lessor, "expired", _never_expire, "every lease to end"),
-    Fault("watches begin a revision late", WatchStream, "create", _watch_from_the_next_revision, "told of|misses"),
-    Fault("watches miss what a snapshot brought", WatchHub, "reload", _skip_what_a_snapshot_brought, "told of|misses"),
+    Fault(
+        "watches begin a revision late",
+        WatchStream,
+        "create",
+        _watch_from_the_next_revision,
+        "told of|misses|every watch",
+    ),
+    Fault(
+        "watches miss what a snapshot brought",
+        WatchHub,
+        "reload",
+        _skip_what_a_snapshot_brought,
+        "told of|misses|every watch",
+    ),
     Fault("the configuration is not stored", State, "set_conf_state", _forget_the_configuration, ""),
     Fault(
         "the log is cut before the state is flushed", State, "_cut_log", _cut_what_is_not_flushed, "log begins after"
