@@ -260,6 +260,6 @@ def _open_sockets() -> Iterator[Check]:
 
 
 TARGETS: Final = (
-    Target("api-calls", calls, _open_calls, examples=60, cpu_seconds=20.0),
-    Target("sockets", bytes_for_sockets, _open_sockets, examples=100, cpu_seconds=20.0),
+    Target("api-calls", calls, _open_calls, examples=25, cpu_seconds=20.0),
+    Target("sockets", bytes_for_sockets, _open_sockets, examples=50, cpu_seconds=20.0),
 )

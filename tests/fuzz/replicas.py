@@ -191,4 +191,4 @@ def _open() -> Iterator[Check]:
         structlog.reset_defaults()
 
 
-TARGETS: Final = (Target("replicas", requests, _open, examples=25, cpu_seconds=10.0),)
+TARGETS: Final = (Target("replicas", requests, _open, examples=15, cpu_seconds=10.0),)
