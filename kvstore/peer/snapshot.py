@@ -78,8 +78,11 @@ async def receive(chunks: AsyncIterator[pb.SnapshotChunk], directory: Path) -> R
     path = directory / f"incoming-{message.snapshot.metadata.index:016x}-{message.from_:016x}.tmp"
     try:
         sync_seconds = await _store(chunks, path)
-    except BaseException:
+    except BaseException as error:
         path.unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            # Most likely there is no room; the sender is told so, and tries again later.
+            raise RpcError(StatusCode.UNAVAILABLE, f"cannot store the snapshot: {error}") from error
         raise
     return ReceivedSnapshot(message, path, sync_seconds)
 
