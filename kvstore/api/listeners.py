@@ -20,6 +20,7 @@ from kvstore.rpc import Observer, Server, ServerOptions
 from kvstore.rpc.grpcio import GrpcioServer
 from kvstore.rpc.server import Http1Factory
 from kvstore.server.config import Config, Url
+from kvstore.server.memory import give_back
 from kvstore.server.metrics import CallListener, CallMetrics, CallTimes, Metrics, SlowCalls
 
 REQUEST_OVERHEAD_BYTES: Final = 512 << 10
@@ -85,7 +86,9 @@ class Ngh2Listener:
             keepalive_interval=config.grpc_keepalive_interval or NEVER_SECONDS,
             keepalive_timeout=config.grpc_keepalive_timeout,
         )
-        self._server = Server(options, observer=observer, http1_factory=http1, translate=translate, crowded=crowded)
+        self._server = Server(
+            options, observer=observer, http1_factory=http1, translate=translate, crowded=crowded, give_back=give_back
+        )
 
     @property
     def registry(self) -> Registry:

@@ -21,7 +21,8 @@ class WatchService(WatchServicer):
 
     async def Watch(self, requests: AsyncIterator[pb.WatchRequest], context: Any) -> None:
         """Create and cancel watches, tell of progress; until the call ends, for it may be half-closed long before."""
-        stream = CallSink(context).open(self._member.store.watches)
+        sink = CallSink(context)
+        stream = sink.open(self._member.store.watches)
         try:
             async for request in requests:
                 _take(request, stream)
@@ -31,6 +32,7 @@ class WatchService(WatchServicer):
             await asyncio.get_running_loop().create_future()
         finally:
             stream.close()
+            sink.close()
 
 
 def _take(request: pb.WatchRequest, stream: WatchStream) -> None:
@@ -58,6 +60,10 @@ class CallSink:
         """A stream of watches that writes here."""
         self._stream = stream = hub.open(self)
         return stream
+
+    def close(self) -> None:
+        """Let go of the stream, which holds this: what waits for a client that has left is then free at once."""
+        self._stream = None
 
     @property
     def writable(self) -> bool:

@@ -17,6 +17,9 @@ PATIENCE_SECONDS: Final = 1.0
 
 SECONDS_BETWEEN_WARNINGS: Final = 10.0
 
+MUCH: Final = 8
+"""More than this part of the limit is much; less than this part of what there was is little."""
+
 
 class Holder(Protocol):
     """A connection with answers that its client has not read."""
@@ -47,11 +50,17 @@ class Warnings:
 
 
 class Backlog:
-    """What waits on all connections of a server. limit: bytes that may."""
+    """What waits on all connections of a server.
 
-    def __init__(self, limit: int, now: Callable[[], float]) -> None:
+    limit: bytes that may. relieved: called when much has waited and most of it is gone.
+    """
+
+    def __init__(self, limit: int, now: Callable[[], float], relieved: Callable[[], None] = lambda: None) -> None:
         self._limit = limit
         self._now = now
+        self._relieved = relieved
+        # The most that has waited since it was last relieved.
+        self._peak = 0
         # Since when each has taken nothing; the longest first.
         self._since: dict[Holder, float] = {}
         self._warnings = Warnings(now)
@@ -75,6 +84,11 @@ class Backlog:
             self._since[holder] = self._now()
         if self.total > self._limit:
             self._make_room()
+        if self.total > self._peak:
+            self._peak = self.total
+        elif self._peak > self._limit // MUCH and self.total < self._peak // MUCH:
+            self._peak = 0
+            self._relieved()
 
     def _make_room(self) -> None:
         now = self._now()

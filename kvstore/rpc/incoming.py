@@ -39,6 +39,14 @@ class Read(Promise[Any]):
         return super().result()
 
 
+def _decode_nothing(_: bytes) -> Any:
+    raise call_ended()
+
+
+def _credit_nobody(_: int) -> None:
+    pass
+
+
 class Incoming:
     """A queue of messages with one reader.
 
@@ -84,6 +92,9 @@ class Incoming:
         if self._uncredited:
             size, self._uncredited = self._uncredited, 0
             self._credit(size)
+        # They are methods of whoever holds this: without them its memory is free at once, and need not wait for the
+        # collector. With an error at the end neither is needed any more.
+        self._decode, self._credit = _decode_nothing, _credit_nobody
         self._deliver()
 
     def read(self) -> Promise[Any]:
@@ -103,7 +114,8 @@ class Incoming:
         try:
             message = self._take()
         except RpcError as error:
-            read.set_exception(error)
+            # Its traceback holds the frames of this call, and they hold the connection that may be about to go.
+            read.set_exception(error.with_traceback(None))
         else:
             read.set_result(message)
 

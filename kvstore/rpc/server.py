@@ -208,6 +208,7 @@ class Server:
     connection that does not speak HTTP/2 (aiohttp's web.Server is one); without it such connections are closed.
     translate: makes a status of a handler's exception that is not an RpcError; None if it knows none.
     crowded: whether so much is to be done that clients with many calls in flight are refused further ones.
+    give_back: called when many answers had waited to be read and most of them are gone.
 
     Servicers are added by generated code: add_KVServicer_to_server(servicer, server).
     """
@@ -220,6 +221,7 @@ class Server:
         http1_factory: Http1Factory | None = None,
         translate: Callable[[Exception], RpcError | None] | None = None,
         crowded: Callable[[], bool] = lambda: False,
+        give_back: Callable[[], None] = lambda: None,
     ) -> None:
         self.options = options or ServerOptions()
         self.methods = MethodTable(observer or Unobserved())
@@ -232,7 +234,7 @@ class Server:
         self.sniffing: set[SniffingProtocol] = set()
         self._loop_host: LoopHost | None = None
         now = time.monotonic
-        self.backlog = Backlog(self.options.unread_bytes, now)
+        self.backlog = Backlog(self.options.unread_bytes, now, give_back)
         self._full = Warnings(now)
         self._resting_until = 0.0
         self._all_closed = asyncio.Event()

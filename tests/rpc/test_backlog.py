@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import socket
+import weakref
 from typing import Any
 
 import pytest
@@ -92,6 +94,45 @@ def test_what_happens_often_is_logged_now_and_then(caplog: pytest.LogCaptureFixt
     server.backlog.note(Holder(), 3 * LIMIT)
     assert "(50 since the last such line)" in caplog.text
     assert server.backlog.expelled == 51
+
+
+def test_that_much_has_become_free_is_told_once() -> None:
+    told: list[int] = []
+    backlog = Backlog(LIMIT, lambda: 0.0, lambda: told.append(backlog.total))
+    one, two = Holder(), Holder()
+    backlog.note(one, LIMIT // 10)
+    backlog.note(one, 0)
+    assert told == []
+    backlog.note(one, 400)
+    backlog.note(two, 500)
+    backlog.note(one, 0)
+    assert told == []
+    backlog.note(two, 100)
+    backlog.note(two, 0)
+    assert told == [100]
+
+
+async def forever(requests: Any, context: Any) -> None:
+    """A stream that goes on until its client leaves."""
+    async for _ in requests:
+        context.write(b"x" * 1_000)
+
+
+async def test_what_a_lost_connection_held_is_free_without_the_collector() -> None:
+    exchange = Exchange({"Stream": Handler(forever, request_streaming=True, response_streaming=True)})
+    exchange.call("/t.T/Stream", request=None)
+    await asyncio.sleep(0)
+    connection = weakref.ref(exchange.server)
+    gc.collect()
+    gc.disable()
+    try:
+        exchange.server.connection_lost("the client has left")
+        del exchange
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        assert connection() is None
+    finally:
+        gc.enable()
 
 
 def large(request: bytes, context: Any) -> Promise[bytes]:
