@@ -29,7 +29,6 @@ import os
 import shutil
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Protocol
@@ -38,7 +37,7 @@ import lmdb
 
 from kvstore.storage import journal
 from kvstore.storage.backend import Backend
-from kvstore.storage.engine import LEFTOVERS, sync_directory
+from kvstore.storage.engine import LEFTOVERS, sync_directory, sync_name
 from kvstore.storage.errors import WAY_OUT, CorruptStore, DataDirLocked, StorageError
 from kvstore.storage.formats import FORMATS, Formats
 from kvstore.storage.meta import (
@@ -161,10 +160,8 @@ class DataDirectory:
         """Make the names of the directories and of all that was made in them durable."""
         for directory in dict.fromkeys((self.db, self.wal, self.path / MEMBER, self.path)):
             sync_directory(directory)
-        for directory in (self.wal.parent, self.path.parent):
-            # Whoever may not read it did not make it just now.
-            with suppress(PermissionError):
-                sync_directory(directory)
+        sync_name(self.wal)
+        sync_name(self.path)
 
     def _remove_leftovers(self) -> None:
         for file in self.incoming.iterdir():

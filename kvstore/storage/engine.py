@@ -374,6 +374,12 @@ def sync_directory(path: Path) -> None:
         os.close(fd)
 
 
+def sync_name(path: Path) -> None:
+    """Make the name of a file or directory durable. Where its directory may not be read, it was not made just now."""
+    with suppress(PermissionError):
+        sync_directory(path.parent)
+
+
 def _open_tables(
     env: lmdb.Environment, tables: Sequence[TableSpec], txn: lmdb.Transaction[bytes] | None, *, create: bool
 ) -> dict[str, TableHandle]:

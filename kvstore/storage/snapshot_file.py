@@ -20,7 +20,7 @@ import lmdb
 
 from kvstore.storage.batch import TableSpec, WriteBatch
 from kvstore.storage.datadir import MEMBER
-from kvstore.storage.engine import MAX_TABLES, MIB, Engine, EngineOptions, sync_directory
+from kvstore.storage.engine import MAX_TABLES, MIB, Engine, EngineOptions, sync_directory, sync_name
 from kvstore.storage.errors import CorruptStore, FormatTooNew, SnapshotInvalid, StorageError
 from kvstore.storage.meta import APPLIED_KEY, CUT_KEY, HARD_STATE_KEY, META, Identity, Position
 from kvstore.storage.pages import DATA_FILE, Meta, check_file
@@ -118,6 +118,8 @@ def restore(
             target.rmdir()
         work.rename(target)
         sync_directory(target.parent)
+        for each in (target.parent, wal_target):
+            sync_name(each)
     except OSError as error:
         raise StorageError(f"{data_dir}: cannot be written: {error}") from error
     finally:
