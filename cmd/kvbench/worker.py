@@ -25,6 +25,8 @@ from kvstore.rpc import Channel, ChannelOptions, RpcError
 PROGRESS_SECONDS = 0.2
 CONNECT_SECONDS = 5.0
 CONNECTS_A_SECOND = 100
+# Begun at once: each has only so long to stand, and thousands would wait for each other until it is over.
+CONNECTS_AT_ONCE = 200
 # How long calls under way may take after the end of the load.
 GRACE_SECONDS = 15.0
 LARGE_WINDOW = 64 << 20
@@ -119,10 +121,15 @@ class _Run:
         )
         endpoints = self._load.endpoints
         mine = range(self._index, self._load.connections, self._workers)
-        self._channels = [Channel(endpoints[number % len(endpoints)], options=options) for number in mine]
         seconds = CONNECT_SECONDS + len(mine) / CONNECTS_A_SECOND
         try:
-            await _within(seconds, [channel.ready() for channel in self._channels])
+            async with asyncio.timeout(seconds):
+                for first in range(0, len(mine), CONNECTS_AT_ONCE):
+                    step = mine[first : first + CONNECTS_AT_ONCE]
+                    made = [Channel(endpoints[number % len(endpoints)], options=options) for number in step]
+                    self._channels += made
+                    for standing in [channel.ready() for channel in made]:
+                        await standing
         except TimeoutError:
             where = ", ".join(endpoints)
             raise TimeoutError(f"not connected to all of {where} within {seconds:g} s") from None
