@@ -38,6 +38,9 @@ from raft.rawnode import RawNode, Ready
 MAX_PARKED: Final = 1024
 """Forwarded proposals that a leader which hands its leadership on keeps for its successor; more are lost."""
 
+MAX_APPENDS: Final = 2
+"""Appends that a leader has under way at most: one that is being written, and one that is being made."""
+
 TURN_SECONDS: Final = 0.01
 """A turn that has worked this long lets connections go on and continues in the next one."""
 
@@ -120,6 +123,8 @@ class ReadyLoop:
         self._appends: list[Message] = []
         self._applies: list[Message] = []
         self._answers: list[Message] = []
+        # As the leader: the last index of each append that is not committed yet.
+        self._under_way: deque[int] = deque()
         self._turning = False
         # Term and vote that the log has or is about to have; for each write under way, what follows it.
         self._ballot = (node.basic_status().hard_state.term, node.basic_status().hard_state.vote)
@@ -184,7 +189,10 @@ class ReadyLoop:
         """Do what raft wants done, until it wants nothing more or the turn has lasted long enough."""
         node = self._node
         end = self._clock() + TURN_SECONDS
-        while node.has_ready():
+        while True:
+            self._take_proposals()
+            if not node.has_ready():
+                return
             self._collect(end)
             self._outbox.send()
             self._append_all()
@@ -215,10 +223,6 @@ class ReadyLoop:
             parked, self._parked = self._parked, []
             for message in parked:
                 self._step(message)
-        if self._proposals.has_open and self.leadership.leader:
-            self._unproposed += self._proposals.take()
-        if self._unproposed and self.leadership.leader:
-            self._propose()
         if self._reads.wants_round:
             self._reads.begin(self._loop.time())
 
@@ -238,6 +242,25 @@ class ReadyLoop:
         # on a network; a broken invariant is not.
         if isinstance(error, AssertionError):
             raise error
+
+    def _take_proposals(self) -> None:
+        """Propose what waits. A leader with appends under way lets it wait, so that it fills one entry, not several.
+
+        Nothing is lost by it: what waits goes when the first of them is committed, and every entry costs this member
+        and each follower a write and a message, whatever is in it.
+        """
+        if not self.leadership.leader:
+            return
+        if self.leadership.is_leader:
+            under_way = self._under_way
+            while under_way and under_way[0] <= self.committed:
+                under_way.popleft()
+            if len(under_way) >= MAX_APPENDS:
+                return
+        if self._proposals.has_open:
+            self._unproposed += self._proposals.take()
+        if self._unproposed:
+            self._propose()
 
     def _propose(self) -> None:
         wanted = [row for row in self._unproposed if self._proposals.is_waiting(row[0])]
@@ -277,6 +300,8 @@ class ReadyLoop:
             to = message.to
             if to == LOCAL_APPEND_THREAD:
                 self._appends.append(message)
+                if message.entries and self.leadership.is_leader:
+                    self._under_way.append(message.entries[-1].index)
             elif to == LOCAL_APPLY_THREAD:
                 self._applies.append(message)
             else:
@@ -288,6 +313,7 @@ class ReadyLoop:
         before = self.leadership
         self.leadership = Leadership(state.lead, state.raft_state is StateType.LEADER)
         if self.leadership != before:
+            self._under_way.clear()
             self._on_leadership(self.leadership)
             if state.lead:
                 self._reads.restart(self._loop.time())
