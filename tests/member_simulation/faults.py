@@ -67,15 +67,12 @@ def _read_without_a_round(original: Callable[..., Any]) -> Callable[..., Any]:
     return lambda self, waiter: waiter(None)
 
 
-def _renew_whatever_has_expired(original: Callable[..., Any]) -> Callable[..., Any]:
-    def renew_here(self: Any, lease_id: int) -> Promise[int]:
+def _renew_without_the_leader(original: Callable[..., Any]) -> Callable[..., Any]:
+    def renew(self: Any, lease_id: int) -> Promise[int]:
         lease = self._lessor.get(lease_id)
-        if lease is None:
-            return Promise.resolved(0)
-        lease.expiry = self._loop.time() + lease.ttl
-        return Promise.resolved(lease.ttl)
+        return original(self, lease_id) if self._leader.is_leader or lease is None else Promise.resolved(lease.ttl)
 
-    return renew_here
+    return renew
 
 
 def _start_leases_with_nothing_left(original: Callable[..., Any]) -> Callable[..., Any]:
@@ -146,7 +143,7 @@ FAULTS: tuple[Fault, ...] = (
     Fault("votes are not written", Wal, "_put_hard_state", _forget_votes, "lost its hard state"),
     Fault("an entry is skipped after a start", State, "apply", _skip_an_entry_after_a_start, "revision"),
     Fault("reads ask nobody", Member, "confirm", _read_without_a_round, "linearizability|was known|lease"),
-    Fault("expired leases are renewed", LeaseKeeper, "renew_here", _renew_whatever_has_expired, "lease"),
+    Fault("followers renew leases by themselves", LeaseKeeper, "renew", _renew_without_the_leader, "promised"),
     Fault("leases begin anew with nothing left", Lessor, "promote", _start_leases_with_nothing_left, "promised"),
     Fault("leases never end", Lessor, "expired", _never_expire, "every lease to end"),
     Fault(

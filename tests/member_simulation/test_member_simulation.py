@@ -4,6 +4,7 @@ import os
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -34,6 +35,7 @@ def test_a_seed_replays_exactly_in_another_process() -> None:
     def run(hash_seed: str) -> str:
         return subprocess.run(
             [sys.executable, "-c", _PRINT_HASHES],
+            cwd=Path(__file__).parents[2],
             env=dict(os.environ, PYTHONHASHSEED=hash_seed),
             check=True,
             capture_output=True,
