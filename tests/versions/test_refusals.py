@@ -86,6 +86,29 @@ def test_a_directory_of_a_newer_format_is_not_touched(make_cluster: ClusterFacto
     assert kv.value == b"v"
 
 
+def test_a_directory_of_the_format_before_is_upgraded_where_it_is(make_cluster: ClusterFactory) -> None:
+    cluster = make_cluster(1)
+    member = cluster.members[0]
+    member.client.put(b"k", b"v")
+    member.terminate()
+    for environment in ("wal", "db"):
+        _set_format(str(member.data / "member" / environment), FORMAT - 1)
+    member.start()
+    member.wait_ready()
+    kv = member.client.get(b"k")
+    assert kv is not None
+    assert kv.value == b"v"
+    member.terminate()
+    assert [_format(str(member.data / "member" / environment)) for environment in ("wal", "db")] == [FORMAT, FORMAT]
+
+
+def _format(path: str) -> int:
+    with lmdb.open(path, max_dbs=64, readonly=True, lock=False) as env:
+        table = env.open_db(b"meta", create=False)
+        with env.begin(db=table) as txn:
+            return int.from_bytes(txn.get(b"format") or b"", "big")
+
+
 def _set_format(path: str, version: int) -> None:
     with lmdb.open(path, max_dbs=64) as env:
         table = env.open_db(b"meta")
