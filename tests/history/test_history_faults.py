@@ -172,6 +172,15 @@ def revision_that_nobody_made() -> Script:
     return script
 
 
+def deletion_without_an_answer_that_would_have_happened_twice() -> Script:
+    script = Script()
+    script.unknown("c", 0, 5, Delete(b"x"))
+    for revision in (2, 4, 6):
+        script.put("a", 20 * revision, 20 * revision + 5, b"x", b"%d" % revision, revision)
+        script.get("a", 20 * revision + 10, 20 * revision + 15, b"x", revision, kv(b"x", b"%d" % revision, revision))
+    return script
+
+
 def past_read_of_a_compacted_revision() -> Script:
     script = Script()
     script.put("a", 0, 10, b"x", b"1", 2)
@@ -263,6 +272,7 @@ CALLS = {
     serializable_read_of_what_never_was: "two truths",
     serializable_read_of_the_future: "read of the future",
     revision_that_nobody_made: "unexplained revision",
+    deletion_without_an_answer_that_would_have_happened_twice: "unexplained revision",
     past_read_of_a_compacted_revision: "read of the compacted",
     refused_as_compacted_without_a_compaction: "wrong refusal",
     refused_as_not_found_while_there: "wrong refusal",
