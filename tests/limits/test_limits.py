@@ -46,7 +46,7 @@ def test_connections_beyond_the_descriptors_are_refused_and_those_there_go_on(tm
 
 def _limit_descriptors(member: Member, limit: int) -> None:
     """Start a member again that may have so many descriptors."""
-    member.terminate()
+    member.kill_group()
     start = ["sh", "-c", f'ulimit -n {limit} && exec "$@"', "sh"]
     member.binary = type(member.binary)(member.binary.name, (*start, *member.binary.command), member.binary.environment)
     member.start()

@@ -11,6 +11,9 @@ from tests.cluster.harness.waiting import wait_until
 
 PIN = "max-protocol-version"
 
+STOP_SECONDS = 60.0
+"""For a member to end on a machine that is busy with other things."""
+
 OLD = {PIN: "1"}
 """Flags that make a member one of the build before."""
 
@@ -27,7 +30,7 @@ def become_old(member: Member) -> None:
 
 def replace(member: Member) -> None:
     """Stop a member and start what is installed now, until it serves."""
-    member.terminate()
+    member.terminate(STOP_SECONDS)
     member.start()
     member.wait_ready()
 

@@ -8,7 +8,7 @@ import pytest
 from kvstore.storage.meta import FORMAT
 from tests.cluster.harness import ClusterFactory
 from tests.cluster.harness.waiting import wait_until
-from tests.versions.builds import OLD, become_new, become_old, contents, protocol, wait_protocol
+from tests.versions.builds import OLD, STOP_SECONDS, become_new, become_old, contents, protocol, wait_protocol
 
 
 def test_an_older_member_cannot_join_a_newer_cluster(make_cluster: ClusterFactory) -> None:
@@ -34,14 +34,14 @@ def test_an_older_learner_keeps_the_cluster_at_its_version(make_cluster: Cluster
     wait_until(lambda: protocol(learner) == 1, "the learner serves")
     old = cluster.members[0]
     become_new(old)
-    old.terminate()
+    old.terminate(STOP_SECONDS)
     old.start()
     old.wait_ready()
     old.client.put(b"k", b"v")
     assert protocol(old) == 1
 
     become_new(learner)
-    learner.terminate()
+    learner.terminate(STOP_SECONDS)
     learner.start()
     wait_until(lambda: [protocol(each) for each in (old, learner)] == [2, 2], "both use version 2")
 
@@ -50,7 +50,7 @@ def test_a_member_does_not_go_back_behind_its_cluster(make_cluster: ClusterFacto
     cluster = make_cluster()
     wait_protocol(cluster, 2)
     member = cluster.followers()[0]
-    member.terminate()
+    member.terminate(STOP_SECONDS)
     become_old(member)
     before = contents(member.data)
     status, output = member.run_to_end()
@@ -69,7 +69,7 @@ def test_a_directory_of_a_newer_format_is_not_touched(make_cluster: ClusterFacto
     cluster = make_cluster(1)
     member = cluster.members[0]
     member.client.put(b"k", b"v")
-    member.terminate()
+    member.terminate(STOP_SECONDS)
     stored = member.data / "member" / environment
     _set_format(str(stored), FORMAT + 1)
     before = contents(member.data)
@@ -90,7 +90,7 @@ def test_a_directory_of_the_format_before_is_upgraded_where_it_is(make_cluster: 
     cluster = make_cluster(1)
     member = cluster.members[0]
     member.client.put(b"k", b"v")
-    member.terminate()
+    member.terminate(STOP_SECONDS)
     for environment in ("wal", "db"):
         _set_format(str(member.data / "member" / environment), FORMAT - 1)
     member.start()
@@ -98,7 +98,7 @@ def test_a_directory_of_the_format_before_is_upgraded_where_it_is(make_cluster: 
     kv = member.client.get(b"k")
     assert kv is not None
     assert kv.value == b"v"
-    member.terminate()
+    member.terminate(STOP_SECONDS)
     assert [_format(str(member.data / "member" / environment)) for environment in ("wal", "db")] == [FORMAT, FORMAT]
 
 

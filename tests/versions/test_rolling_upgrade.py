@@ -9,7 +9,7 @@ import pytest
 from tests.cluster.harness import ClusterFactory, Load, assert_all_there
 from tests.cluster.harness.register import Register
 from tests.cluster.harness.waiting import wait_until
-from tests.versions.builds import OLD, become_new, become_old, protocol, replace, wait_protocol
+from tests.versions.builds import OLD, STOP_SECONDS, become_new, become_old, protocol, replace, wait_protocol
 
 LONGEST_GAP_SECONDS = 5.0
 """Between two acknowledged writes, while a member is restarted. An election takes about one second."""
@@ -40,7 +40,7 @@ def test_three_members_are_upgraded_one_by_one_while_traffic_goes_on(make_cluste
         order = [*cluster.followers(), cluster.leader()]
         for upgraded, member in enumerate(order, start=1):
             become_new(member)
-            member.terminate()
+            member.terminate(STOP_SECONDS)
             gaps = Gaps(load)
             member.start()
             wait_until(lambda member=member, gaps=gaps: gaps.look() and member.serves(), "the member serves", 30)  # type: ignore[misc]
