@@ -6,11 +6,13 @@ The texts are etcd's, for probes and scripts compare them.
 
 import asyncio
 import json
+import logging
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
 from aiohttp import web
+from aiohttp.http import HttpProcessingError
 from prometheus_client import CollectorRegistry
 from structlog.typing import FilteringBoundLogger
 
@@ -260,7 +262,9 @@ class HttpServer:
     __slots__ = ("_runner",)
 
     def __init__(self, app: web.Application) -> None:
-        self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=2.0)
+        logger = logging.getLogger("kvstore.http")
+        logger.addFilter(_is_not_the_clients_fault)
+        self._runner = web.AppRunner(app, access_log=None, logger=logger, shutdown_timeout=2.0)
 
     async def start(
         self, urls: Iterable[Url] = (), *, reuse_address: bool | None = None, reuse_port: bool | None = None
@@ -287,3 +291,8 @@ class HttpServer:
     async def stop(self) -> None:
         """Close every listener and, after 2 s for what is under way, every connection."""
         await self._runner.cleanup()
+
+
+def _is_not_the_clients_fault(record: logging.LogRecord) -> bool:
+    """What is no HTTP is answered and not logged: anybody can send any amount of it."""
+    return not (record.exc_info and isinstance(record.exc_info[1], HttpProcessingError))

@@ -47,6 +47,7 @@ _CHECKSUM: Final = Struct(">I")
 _HEADER: Final = Struct(">QB")
 _DATA: Final = _CHECKSUM.size + _HEADER.size
 _HARD_STATE: Final = Struct(">QQQ")
+_KINDS: Final = frozenset(EntryType)
 
 _ROWS_REMOVED_AT_ONCE: Final = 500
 
@@ -71,12 +72,21 @@ def encode_entry(entry: Entry) -> tuple[bytes, bytes]:
 def decode_entry(key: bytes, row: bytes, path: Path) -> Entry:
     """The entry of a row. Raises CorruptStore if it is damaged; path is for the message."""
     data = row[_DATA:]
-    if len(row) < _DATA or _CHECKSUM.unpack_from(row)[0] != crc32(data, crc32(key + row[_CHECKSUM.size : _DATA])):
+    if (
+        len(key) != _INDEX.size
+        or len(row) < _DATA
+        or _CHECKSUM.unpack_from(row)[0] != crc32(data, crc32(key + row[_CHECKSUM.size : _DATA]))
+    ):
         raise CorruptStore(
             f"{path}: entry {int.from_bytes(key, 'big')} of the log is damaged; "
             "remove this member from the cluster and add it again with an empty data directory"
         )
     term, kind = _HEADER.unpack_from(row, _CHECKSUM.size)
+    if kind not in _KINDS:
+        raise CorruptStore(
+            f"{path}: entry {int.from_bytes(key, 'big')} of the log is of kind {kind}, which this version of kvstore "
+            "does not know; use the version that wrote it, or a later one"
+        )
     return Entry(term, _INDEX.unpack(key)[0], EntryType(kind), data)
 
 
@@ -305,9 +315,9 @@ class Wal:
         garbage = False
         with raw.cursor(txn.handle(ENTRIES.name).main) as cursor:
             if cursor.last():
-                last = _INDEX.unpack(cursor.key())[0]
+                last = self._index(cursor.key())
                 cursor.first()
-                first = _INDEX.unpack(cursor.key())[0]
+                first = self._index(cursor.key())
                 if last - first + 1 != txn.count(ENTRIES.name) or first > self._cut.index + 1:
                     raise CorruptStore(f"{self.path}: entries of the log are missing between {first} and {last}")
                 self._last = max(last, self._last)
@@ -316,6 +326,14 @@ class Wal:
         raw.abort()
         if garbage:
             self._remove_step(WriteBatch())
+
+    def _index(self, key: bytes) -> int:
+        if len(key) != _INDEX.size:
+            raise CorruptStore(
+                f"{self.path}: the log has an entry with a key of {len(key)} bytes; "
+                "remove this member from the cluster and add it again with an empty data directory"
+            )
+        return int.from_bytes(key, "big")
 
     def _read(self, lo: int, hi: int, max_size: int) -> list[Entry]:
         raw, handles = self._env.reading.begin()

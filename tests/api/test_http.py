@@ -213,3 +213,16 @@ async def test_serves_on_listeners_of_its_own_and_on_connections_handed_over(mem
         await server.stop()
     with pytest.raises(RuntimeError, match="not running"):
         server.protocol()
+
+
+async def test_what_is_no_http_is_answered_and_not_logged(member: Member, caplog: pytest.LogCaptureFixture) -> None:
+    metrics = Metrics()
+    server = HttpServer(http_app(member, metrics, collector_registry(metrics), structlog.get_logger(), HttpOptions()))
+    await server.start([Url("http", "127.0.0.1", 0)])
+    reader, writer = await asyncio.open_connection(*server.addresses[0])
+    writer.write(b"GET / HTTP/1.1\r\nbad header\r\n\r\n")
+    answer = await asyncio.wait_for(reader.read(1000), 10)
+    writer.close()
+    await server.stop()
+    assert answer.startswith((b"HTTP/1.1 400 ", b"HTTP/1.0 400 "))
+    assert caplog.records == []

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import random
+import struct
 from collections import deque
 from collections.abc import Callable
 from pathlib import Path
+from zlib import crc32
 
 import lmdb
 import pytest
@@ -197,6 +199,31 @@ async def test_a_damaged_entry_is_refused(tmp_path: Path) -> None:
     with pytest.raises(CorruptStore, match="entry 3"):
         wal.term(3)
     await wal.close()
+
+
+async def test_an_entry_of_an_unknown_kind_is_refused(tmp_path: Path) -> None:
+    wal = wals.open_inline(tmp_path, WalOptions(cache_entries=1))
+    await append(wal, entries(1, 5))
+    await append(wal, entries(6, 6))
+    await wal.close()
+    with lmdb.open(str(tmp_path), max_dbs=8) as env, env.begin(write=True, db=env.open_db(b"entries")) as txn:
+        header = struct.pack(">QB", 1, 77)
+        key = (3).to_bytes(8, "big")
+        txn.put(key, struct.pack(">I", crc32(b"data", crc32(key + header))) + header + b"data")
+    wal = wals.open_inline(tmp_path)
+    with pytest.raises(CorruptStore, match="entry 3 of the log is of kind 77, which this version"):
+        wal.entries(1, 5)
+    await wal.close()
+
+
+async def test_a_key_that_is_no_index_is_refused(tmp_path: Path) -> None:
+    wal = wals.open_inline(tmp_path)
+    await append(wal, entries(1, 5))
+    await wal.close()
+    with lmdb.open(str(tmp_path), max_dbs=8) as env, env.begin(write=True, db=env.open_db(b"entries")) as txn:
+        txn.put(b"\xff", b"row")
+    with pytest.raises(CorruptStore, match="an entry with a key of 1 bytes"):
+        wals.open_inline(tmp_path)
 
 
 async def test_a_gap_in_the_log_is_refused(tmp_path: Path) -> None:
