@@ -19,9 +19,18 @@ from kvstore.pb import rpc_pb2 as pb
 from tests.cluster.harness import Cluster, Member
 from tests.cluster.harness.binary import kvstored
 from tests.cluster.harness.waiting import wait_until
-from tests.crash.observe import Lost
+from tests.crash.observe import Lost, View
 from tests.crash.victim import FLAGS, PATIENCE
 from tests.faultfs import FaultFs
+
+
+def difference_from_a_beginning(view: View) -> str | None:
+    """In what a member that may be behind differs from any state that the writes of a Straggler have gone through."""
+    answer = view.range(pb.RangeRequest(key=b"\0", range_end=b"\0", serializable=True))
+    found = [(kv.key, kv.mod_revision) for kv in answer.kvs]
+    wanted = [(b"%06d" % number, number + 1) for number in range(1, answer.header.revision)]
+    return None if found == wanted else f"at revision {answer.header.revision} it has {found}"
+
 
 _WRITES = 30
 """More than the log keeps, so that whoever missed them needs a snapshot."""
@@ -82,12 +91,20 @@ class Straggler:
         self.member.data.mkdir()
         self._cluster.add_again(self.member)
 
+    def come_back(self) -> None:
+        """Start, and catch up."""
+        self.member.start()
+        self._caught_up()
+
+    def peers(self) -> dict[str, str]:
+        """The peer URLs of the others by name."""
+        return {member.name: member.advertised_peer_url for member in self._others}
+
     def operations_to_catch_up(self, prepare: Callable[[], None]) -> int:
         """How many operations it takes to come back after `prepare`, undisturbed."""
         prepare()
         before = self.faults.operations
-        self.member.start()
-        self._caught_up()
+        self.come_back()
         return self.faults.operations - before
 
     def killed_on_its_way(

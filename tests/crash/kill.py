@@ -53,7 +53,7 @@ def undisturbed(directory: Path, history: History) -> Undisturbed:
 
 
 def spread(run: Undisturbed, count: int) -> list[Point]:
-    """So many points: the first and last of every kind, then evenly over the run, in all four ways in turn."""
+    """So many points: the first and last of every kind, at most half of all, the others evenly; all ways in turn."""
     ways = list(product((False, True), (True, True, False)))
     rare = [
         (number, kind)
@@ -61,10 +61,9 @@ def spread(run: Undisturbed, count: int) -> list[Point]:
         if found and kind not in (trace.WRITE, trace.MKDIR)
         for number in sorted({1, found})
     ]
+    rare = rare[:: max(1, -(-len(rare) * 2 // count))]
     evenly = [(1 + place * run.operations // max(1, count - len(rare)), 0) for place in range(count - len(rare))]
-    return [
-        Point(number, kind, *ways[place % len(ways)]) for place, (number, kind) in enumerate([*rare, *evenly][:count])
-    ]
+    return [Point(number, kind, *ways[place % len(ways)]) for place, (number, kind) in enumerate([*rare, *evenly])]
 
 
 def kill_at(directory: Path, history: History, point: Point, wanted: tuple[int, int]) -> bool:

@@ -7,7 +7,7 @@ directories are opened so in the time that ten processes take to start.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -39,15 +39,16 @@ class Recovered:
     Raises what start_member raises if the directory is refused.
     """
 
-    def __init__(self, data_dir: Path, name: str, peer_url: str) -> None:
-        """name, peer_url: those that the member had."""
+    def __init__(self, data_dir: Path, name: str, peer_url: str, others: Mapping[str, str] | None = None) -> None:
+        """name, peer_url: those that the member had. others: the same of the rest of its cluster, who never answer."""
         url = Url.parse(peer_url)
+        cluster = {other: (Url.parse(text),) for other, text in (others or {}).items()}
         self._config = Config(
             name=name,
             data_dir=data_dir,
             listen_peer_urls=(url,),
             initial_advertise_peer_urls=(url,),
-            initial_cluster={name: (url,)},
+            initial_cluster={name: (url,), **cluster},
             initial_cluster_token="test",
             heartbeat_interval=50,
             election_timeout=500,

@@ -47,9 +47,9 @@ def test_a_file_that_is_cut_short_or_gone_or_zeroed_or_another_members_is_refuse
 
 
 def test_a_flipped_bit_in_the_log_or_its_journal_is_not_served(patients: Patients) -> None:
-    damages = (damage for damage in flips(patients.root, 10, seed=1) if damage.path.startswith("member/wal/"))
+    damages = (damage for damage in flips(patients.root, 6, seed=1) if damage.path.startswith("member/wal/"))
     findings = patients.suffer_all(damages)
-    assert len(findings.all) >= 30
+    assert len(findings.all) >= 18
     last = patients.history.contents[-1].revision
     # What is wrong with the last record of the journal may be that it was never written in full: it is left out then.
     unfinished = f"it is at revision {last - 1}, not at {last}"

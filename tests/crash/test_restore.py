@@ -20,7 +20,7 @@ from tests.faultfs import FaultFs, NoCompiler, trace
 from tests.faultfs.disk import Disk, write_tree
 
 PEER_URL = "http://127.0.0.1:2380"
-FATES = ("nothing of it", "names without data", "data without names", "all of it")
+FATES = ("nothing of it", "names without data")
 
 
 def restore(file: Path, data_dir: Path, environment: Mapping[str, str]) -> None:
