@@ -30,7 +30,9 @@ def main(arguments: list[str] | None = None) -> int:
     checking.add_argument(
         "--clock-error", type=float, default=CheckOptions().clock_error, help="how much faster a member's clock may run"
     )
-    checking.add_argument("--budget", type=int, default=CheckOptions().budget, help="guesses before giving up")
+    checking.add_argument(
+        "--budget", type=int, default=CheckOptions().budget, help="revisions taken back before giving up"
+    )
     checking.add_argument("--seconds", type=float, default=30.0, help="how long to look for a smaller failing part")
     checking.set_defaults(run=_check)
     shape = Shape()

@@ -34,7 +34,7 @@ def check(
             fault = replay.run()
         except GaveUp:
             report.undecided.append(
-                f"the calls without an answer can be placed in too many ways: none of {options.budget:,} guesses fits"
+                f"the calls without an answer can be placed in too many ways: {options.budget:,} revisions taken back"
             )
         else:
             if fault is None:

@@ -24,7 +24,7 @@ from tests.history.store import Impossible, Refused, Store, Writes, operations, 
 
 
 class GaveUp(Exception):
-    """More guesses than the budget allows."""
+    """More revisions taken back than the budget allows."""
 
 
 class Failure(Exception):
@@ -118,7 +118,7 @@ class Replay:
                 self._guesses.pop()
                 related = None
                 continue
-            self._budget -= 1
+            self._budget -= 1 + self.timeline.store.revision - guess.revision
             if self._budget < 0:
                 raise GaveUp
             self._undo(guess.revision)

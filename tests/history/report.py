@@ -49,8 +49,8 @@ class Report:
 class CheckOptions:
     """clock_error: how much faster a member's clock may run than the recorder's, as a fraction of a lease's time.
 
-    budget: how many guesses a search may make before it says "undecided".
+    budget: how many revisions a search may take back, or steps it may try, before it says "undecided".
     """
 
     clock_error: float = 0.01
-    budget: int = 200_000
+    budget: int = 1_000_000

@@ -23,7 +23,7 @@ def guided(history: History) -> bool | None:
     if plan.faults:
         return False
     try:
-        return Replay(plan, 20_000).run() is None
+        return Replay(plan, 200_000).run() is None
     except GaveUp:
         return None
 
