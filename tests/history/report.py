@@ -53,4 +53,4 @@ class CheckOptions:
     """
 
     clock_error: float = 0.01
-    budget: int = 1_000_000
+    budget: int = 300_000
