@@ -14,6 +14,9 @@ PIN = "max-protocol-version"
 STOP_SECONDS = 60.0
 """For a member to end on a machine that is busy with other things."""
 
+WAIT_SECONDS = 60.0
+"""For members to start and to agree, on such a machine."""
+
 OLD = {PIN: "1"}
 """Flags that make a member one of the build before."""
 
@@ -47,7 +50,11 @@ def protocol(member: Member) -> int:
 def wait_protocol(cluster: Cluster, version: int) -> None:
     """Wait until all running members use this version."""
     running = [member for member in cluster.members if member.running]
-    wait_until(lambda: all(protocol(member) == version for member in running), f"all members use version {version}", 15)
+    wait_until(
+        lambda: all(protocol(member) == version for member in running),
+        f"all members use version {version}",
+        WAIT_SECONDS,
+    )
 
 
 def contents(path: Path) -> dict[str, str]:

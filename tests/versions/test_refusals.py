@@ -8,7 +8,16 @@ import pytest
 from kvstore.storage.meta import FORMAT
 from tests.cluster.harness import ClusterFactory
 from tests.cluster.harness.waiting import wait_until
-from tests.versions.builds import OLD, STOP_SECONDS, become_new, become_old, contents, protocol, wait_protocol
+from tests.versions.builds import (
+    OLD,
+    STOP_SECONDS,
+    WAIT_SECONDS,
+    become_new,
+    become_old,
+    contents,
+    protocol,
+    wait_protocol,
+)
 
 
 def test_an_older_member_cannot_join_a_newer_cluster(make_cluster: ClusterFactory) -> None:
@@ -31,7 +40,7 @@ def test_an_older_learner_keeps_the_cluster_at_its_version(make_cluster: Cluster
     cluster = make_cluster(1, flags=OLD)
     learner = cluster.add("m2", learner=True)
     learner.start()
-    wait_until(lambda: protocol(learner) == 1, "the learner serves")
+    wait_until(lambda: protocol(learner) == 1, "the learner serves", WAIT_SECONDS)
     old = cluster.members[0]
     become_new(old)
     old.terminate(STOP_SECONDS)
@@ -43,7 +52,7 @@ def test_an_older_learner_keeps_the_cluster_at_its_version(make_cluster: Cluster
     become_new(learner)
     learner.terminate(STOP_SECONDS)
     learner.start()
-    wait_until(lambda: [protocol(each) for each in (old, learner)] == [2, 2], "both use version 2")
+    wait_until(lambda: [protocol(each) for each in (old, learner)] == [2, 2], "both use version 2", WAIT_SECONDS)
 
 
 def test_a_member_does_not_go_back_behind_its_cluster(make_cluster: ClusterFactory) -> None:

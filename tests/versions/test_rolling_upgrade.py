@@ -3,16 +3,27 @@
 from __future__ import annotations
 
 import time
+from functools import partial
 
 import pytest
 
-from tests.cluster.harness import ClusterFactory, Load, assert_all_there
+from tests.cluster.harness import ClusterFactory, Load, Member, assert_all_there
 from tests.cluster.harness.register import Register
 from tests.cluster.harness.waiting import wait_until
-from tests.versions.builds import OLD, STOP_SECONDS, become_new, become_old, protocol, replace, wait_protocol
+from tests.versions.builds import (
+    OLD,
+    STOP_SECONDS,
+    WAIT_SECONDS,
+    become_new,
+    become_old,
+    protocol,
+    replace,
+    wait_protocol,
+)
 
-LONGEST_GAP_SECONDS = 5.0
-"""Between two acknowledged writes, while a member is restarted. An election takes about one second."""
+LONGEST_GAP_SECONDS = 10.0
+"""Between two acknowledged writes, while a member is restarted. An election takes about one second on a quiet
+machine, an open call that has lost its member three."""
 
 
 class Gaps:
@@ -24,12 +35,16 @@ class Gaps:
         self._since = time.monotonic()
         self.longest = 0.0
 
-    def look(self) -> bool:
+    def look(self) -> None:
         count, now = self._load.acknowledged, time.monotonic()
         self.longest = max(self.longest, now - self._since)
         if count > self._count:
             self._count, self._since = count, now
-        return True
+
+
+def _serves(member: Member, gaps: Gaps) -> bool:
+    gaps.look()
+    return member.serves()
 
 
 def test_three_members_are_upgraded_one_by_one_while_traffic_goes_on(make_cluster: ClusterFactory) -> None:
@@ -43,7 +58,7 @@ def test_three_members_are_upgraded_one_by_one_while_traffic_goes_on(make_cluste
             member.terminate(STOP_SECONDS)
             gaps = Gaps(load)
             member.start()
-            wait_until(lambda member=member, gaps=gaps: gaps.look() and member.serves(), "the member serves", 30)  # type: ignore[misc]
+            wait_until(partial(_serves, member, gaps), "the member serves", WAIT_SECONDS)
             assert gaps.longest < LONGEST_GAP_SECONDS, f"no write for {gaps.longest:.1f} s"
             load.wait_for_progress()
             register.wait_for_progress(writes=5, reads=15)
@@ -110,7 +125,7 @@ def test_a_member_that_is_away_holds_the_version_until_it_is_removed(make_cluste
     for member in here:
         become_new(member)
         replace(member)
-        wait_until(lambda: sum(each.is_leader for each in here) == 1, "there is a leader", 20)
+        wait_until(lambda: sum(each.is_leader for each in here) == 1, "there is a leader", WAIT_SECONDS)
     here[0].client.put(b"k", b"v")
     assert [protocol(member) for member in here] == [1, 1]
     cluster.remove(away, away_id)
