@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from itertools import chain
 from typing import Final
 
 from kvstore import errors
@@ -37,6 +38,8 @@ class LeaseKeeper:
         self._leader = leader
         self._confirm = confirm
         self._revoking: set[int] = set()
+        # Renewals of leases that have expired and are still there: nobody is told of an end before it has come.
+        self._ending: dict[int, list[Promise[int]]] = {}
         self._timer: asyncio.TimerHandle | None = None
         self.expired_total = 0
 
@@ -57,6 +60,10 @@ class LeaseKeeper:
         elif not is_leader and self._lessor.primary:
             self._lessor.demote()
             self._revoking.clear()
+            # The next leader may well let them live.
+            ending, self._ending = self._ending, {}
+            for promise in chain.from_iterable(ending.values()):
+                promise.set_exception(errors.LeaderChanged())
 
     def _take_up(self) -> None:
         # In steps, with a turn for everything else between two: a leader may find a hundred thousand leases.
@@ -81,7 +88,10 @@ class LeaseKeeper:
         return promise
 
     def renew_here(self, lease_id: int) -> Promise[int]:
-        """Renew a lease as the leader. Fails with NotLeader."""
+        """Renew a lease as the leader. Of one that has expired the answer waits until its end is applied.
+
+        Fails with NotLeader, or with LeaderChanged if the lease may still be there when this member no longer leads.
+        """
         promise: Promise[int] = Promise()
 
         def confirmed(error: errors.KvstoreError | None) -> None:
@@ -89,11 +99,13 @@ class LeaseKeeper:
                 promise.set_exception(error)
             elif not self._lessor.primary:
                 promise.set_exception(errors.NotLeader())
-            elif lease_id in self._revoking:
-                # Its end is in the log: a renewal now would be a promise that the log breaks.
-                promise.set_result(0)
             else:
-                promise.set_result(self._lessor.renew(lease_id, self._loop.time()))
+                # Once its end is in the log a renewal would be a promise that the log breaks.
+                ttl = 0 if lease_id in self._revoking else self._lessor.renew(lease_id, self._loop.time())
+                if ttl or not self._lessor.exists(lease_id):
+                    promise.set_result(ttl)
+                else:
+                    self._ending.setdefault(lease_id, []).append(promise)
 
         self._confirm(confirmed)
         return promise
@@ -117,6 +129,9 @@ class LeaseKeeper:
         self._timer = self._loop.call_later(EXPIRY_SECONDS, self._look)
         if not self._lessor.primary:
             return
+        for lease_id in list(self._ending):
+            # A client may have revoked it, too.
+            self._tell_ended(lease_id)
         for lease_id in self._lessor.expired(self._loop.time()):
             if lease_id not in self._revoking:
                 self._revoke(lease_id)
@@ -129,7 +144,14 @@ class LeaseKeeper:
 
         def revoked(answer: Promise[bytes]) -> None:
             self._revoking.discard(lease_id)
+            self._tell_ended(lease_id)
             if answer.exception() is None:
                 self.expired_total += 1
 
         self._proposer.propose("lease_revoke", pb.LeaseRevokeRequest(ID=lease_id)).then(revoked)
+
+    def _tell_ended(self, lease_id: int) -> None:
+        """Answer those who wanted to renew a lease, if it is gone."""
+        if not self._lessor.exists(lease_id):
+            for promise in self._ending.pop(lease_id, ()):
+                promise.set_result(0)

@@ -1,0 +1,100 @@
+"""The leader's side of leases: what is answered to a renewal, and when."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kvstore import errors
+from kvstore.lease.lessor import TABLES, Lessor
+from kvstore.pb import rpc_pb2 as pb
+from kvstore.rpc import Promise
+from kvstore.server import leases
+from kvstore.server.leases import LeaseKeeper
+from kvstore.storage.backend import open_inline
+
+LEASE = 7
+
+
+class Leader:
+    """A leader whose log takes what is proposed and applies it when the test says so."""
+
+    is_leader = True
+
+    def __init__(self, lessor: Lessor) -> None:
+        self.lessor = lessor
+        self.proposed: list[Promise[bytes]] = []
+        nobody: Any = self
+        self.keeper = LeaseKeeper(lessor, nobody, nobody, lambda waiter: waiter(None))
+
+    def propose(self, kind: str, request: pb.LeaseRevokeRequest) -> Promise[bytes]:
+        promise: Promise[bytes] = Promise()
+        self.proposed.append(promise)
+        return promise
+
+    async def expire(self) -> None:
+        """Wait until the end of the lease is proposed."""
+        async with asyncio.timeout(10):
+            while not self.proposed:  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+
+    def revoke(self) -> None:
+        self.lessor.revoke(LEASE, lambda keys: 0)
+
+
+@asynccontextmanager
+async def leading(tmp_path: Path) -> AsyncIterator[Leader]:
+    """A leader with a lease that has just expired."""
+    backend = open_inline(tmp_path, TABLES)
+    leader = Leader(Lessor(backend))
+    leader.lessor.grant(pb.LeaseGrantRequest(ID=LEASE, TTL=2), 0.0)
+    leader.keeper.leadership_changed(True, -1e9)
+    try:
+        yield leader
+    finally:
+        leader.keeper.stop()
+        await backend.close()
+
+
+@pytest.fixture(autouse=True)
+def often(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(leases, "EXPIRY_SECONDS", 0.02)
+
+
+async def test_nobody_is_told_of_an_end_that_has_not_come_yet(tmp_path: Path) -> None:
+    """Until its revocation is applied an expired lease has its keys, and the next leader may let it live."""
+    async with leading(tmp_path) as leader:
+        before = leader.keeper.renew(LEASE)
+        leader.keeper.start()
+        await leader.expire()
+        after = leader.keeper.renew(LEASE)
+        assert not before.done()
+        assert not after.done()
+        leader.revoke()
+        leader.proposed[0].set_result(b"")
+        assert (before.result(), after.result()) == (0, 0)
+        assert leader.keeper.renew(LEASE).result() == 0
+
+
+async def test_a_leader_that_is_replaced_leaves_the_lease_to_the_next(tmp_path: Path) -> None:
+    async with leading(tmp_path) as leader:
+        renewal = leader.keeper.renew(LEASE)
+        leader.keeper.leadership_changed(False, 0.0)
+        assert isinstance(renewal.exception(), errors.LeaderChanged)
+
+
+async def test_the_end_of_an_expired_lease_may_be_its_revocation_by_a_client(tmp_path: Path) -> None:
+    async with leading(tmp_path) as leader:
+        renewal = leader.keeper.renew(LEASE)
+        leader.revoke()
+        leader.keeper.start()
+        async with asyncio.timeout(10):
+            while not renewal.done():  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+        assert renewal.result() == 0
+        assert not leader.proposed
