@@ -101,7 +101,7 @@ def test_an_event_that_a_watch_was_not_told_is_missed(history: History, tmp_path
     response = told(history)[20]
     put_back(history, response)
     assert found(history, tmp_path)
-    assert (tmp_path / "history.jsonl").exists()
+    assert {"history.jsonl", "minimal.jsonl", "minimal.html"} <= {path.name for path in tmp_path.iterdir()}
 
 
 def test_an_event_that_a_watch_was_told_twice_is_noticed(history: History, tmp_path: Path) -> None:
