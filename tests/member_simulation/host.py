@@ -202,6 +202,9 @@ class Host:
         try:
             await self._main(loop, disks)
         except Exception as error:
+            if not loop.alive:
+                # Taken apart in the middle of something.
+                return
             violation = Violation(f"{self.name} has died: {error!r}")
             violation.__cause__ = error
             self._timeline.fail(violation)

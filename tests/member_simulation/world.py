@@ -12,8 +12,8 @@ import contextlib
 import random
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -173,6 +173,7 @@ class World:
         }
 
     def _found(self, count: int) -> None:
+        self._numbers = count
         addresses = {f"m{number}": (_url(number, 2380),) for number in range(1, count + 1)}
         for number in range(1, count + 1):
             self._add_host(number, addresses, "new")
@@ -354,7 +355,8 @@ class World:
             self.operator.go(self._remove_member)
 
     async def _add_member(self) -> None:
-        number = len(self.hosts) + 1
+        self._numbers += 1
+        number = self._numbers
         url = _url(number, 2380)
         learner = self.chance.random() < 0.7
         request = pb.MemberAddRequest(peerURLs=[str(url)], isLearner=learner)
@@ -362,12 +364,12 @@ class World:
         try:
             answer = await self.operator.call("Cluster/MemberAdd", request, pb.MemberAddResponse)
         except RpcError:
+            # If it was added all the same, it is found and started when the trouble ends.
             return
-        cluster = {f"x{member.ID:x}": tuple(map(Url.parse, member.peerURLs)) for member in answer.members}
-        own = next(name for name, urls in cluster.items() if url in urls)
-        cluster[f"m{number}"] = cluster.pop(own)
-        if number != len(self.hosts) + 1:
+        if any(host.peer_url == str(url) for host in self.hosts):
+            # The trouble has ended meanwhile.
             return
+        cluster = _initial_cluster(answer.members, number)
         host = self._add_host(number, cluster, "existing")
         self.timeline.note(f"{host.name} is added{' as a learner' * learner}")
         host.start()
@@ -391,17 +393,32 @@ class World:
     # Recovery.
 
     def _restart_for_ever(self) -> None:
+        self._adopt()
         for host in self.hosts:
             host.start()
         self.timeline.after(1.0, self._restart_for_ever)
 
-    def _members(self) -> list[Host]:
-        """Those that the cluster consists of, in the eyes of the one that has applied most."""
+    def _adopt(self) -> None:
+        """Start who belongs to the cluster and never ran: it may be needed for a quorum."""
+        known = self._known_members()
+        for member in known:
+            host = next((host for host in self.hosts if host.peer_url in member.peerURLs), None)
+            number = int(str(member.peerURLs[0]).split(":")[1].rpartition(".")[2])
+            if host is None:
+                self._add_host(number, _initial_cluster(known, number), "existing")
+            elif not host.member_id and host.config.initial_cluster_state == "existing":
+                host.config = replace(host.config, initial_cluster=_initial_cluster(known, number))
+
+    def _known_members(self) -> list[pb.Member]:
+        """The cluster in the eyes of the member that has applied most."""
         running = [host.member for host in self.hosts if host.member is not None]
         if not running:
             return []
-        newest = max(running, key=lambda member: member.loop.applied)
-        known = {member.ID for member in newest.state.membership.all()}
+        return max(running, key=lambda member: member.loop.applied).state.membership.all()
+
+    def _members(self) -> list[Host]:
+        """The hosts of the cluster's members."""
+        known = {member.ID for member in self._known_members()}
         return [host for host in self.hosts if host.member_id in known]
 
     async def _settle(self) -> None:
@@ -485,6 +502,14 @@ _NOTHING: Final = pb.TxnRequest(
     success=[pb.RequestOp(request_delete_range=pb.DeleteRangeRequest(key=b"there is no such key"))]
 )
 """A write without an effect on the store: whoever answers it has a leader and a quorum."""
+
+
+def _initial_cluster(members: Iterable[pb.Member], number: int) -> dict[str, tuple[Url, ...]]:
+    """As the flag of the member with this number must name them."""
+    cluster = {f"x{member.ID:x}": tuple(map(Url.parse, member.peerURLs)) for member in members}
+    own = next(name for name, urls in cluster.items() if _url(number, 2380) in urls)
+    cluster[f"m{number}"] = cluster.pop(own)
+    return cluster
 
 
 def _url(number: int, port: int) -> Url:
