@@ -4,6 +4,7 @@ Everything here blocks; the proxies and whoever measures live on a loop of their
 """
 
 import random
+import signal
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -178,6 +179,16 @@ class Arena:
         if member.name not in self._excused:
             raise Fallen(f"{member.name} ended by itself; its log:\n{member.log_tail()}")
         member.start()
+
+    def make_good(self) -> None:
+        """End all that may still be done to the members after a strike that was not made good by itself."""
+        self.background.call(self.network.heal)
+        for layer in self.cluster.layers.values():
+            layer.heal()
+        for member in self.cluster.members:
+            self.excuse(member)
+            if member.running:
+                member.signal_group(signal.SIGCONT)
 
     def settle(self, timeout: float = HEAL_SECONDS) -> None:
         """Wait until every member serves. Raises AssertionError with their logs if one does not."""

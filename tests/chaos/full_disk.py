@@ -24,6 +24,7 @@ READ_SECONDS = 2.0
 """How long a read may take while no member can write: the leader may just have stepped aside for another."""
 
 KEY = b"disk"
+FILLER_BYTES = 256 << 10
 
 
 def disk_full(nemesis: Nemesis) -> None:
@@ -65,7 +66,7 @@ def _fill(nemesis: Nemesis, name: str, full: Sequence[Member]) -> None:
     until = time.monotonic() + REFUSED_SECONDS
     while time.monotonic() < until:
         for member in members:
-            _write(nemesis, member, seen)
+            _write(nemesis, member, seen, FILLER_BYTES)
             _read(nemesis, member, seen, serializable=True, may_be_behind=False)
             _read(nemesis, member, seen, serializable=False, may_be_behind=member in full and len(full) < len(members))
     alarmed = len(_alarms(members[0]))
@@ -90,13 +91,14 @@ def _fill(nemesis: Nemesis, name: str, full: Sequence[Member]) -> None:
 
 
 def _refuses(nemesis: Nemesis, member: Member) -> bool:
+    """Write something that does not fit into the pages that the files have: whether it was refused."""
     seen = Seen()
-    _write(nemesis, member, seen)
+    _write(nemesis, member, seen, FILLER_BYTES)
     return seen.refused > 0
 
 
-def _write(nemesis: Nemesis, member: Member, seen: Seen) -> None:
-    put = PutRequest(key=KEY, value=f"{member.name}-{time.monotonic_ns()}".encode())
+def _write(nemesis: Nemesis, member: Member, seen: Seen, size: int = 0) -> None:
+    put = PutRequest(key=KEY, value=f"{member.name}-{time.monotonic_ns()}".encode().ljust(size, b"."))
     try:
         nemesis.arena.recorded(member.client.kv.Put, put, CALL_SECONDS)
     except grpc.RpcError as error:

@@ -199,6 +199,9 @@ class Nemesis:
         for worker in self.workers:
             worker.wait_stopped()
         self._background.run(self.probe.stop())
+        if verdict.violations:
+            # A scenario that was broken off has left its faults behind.
+            self.arena.make_good()
         self.say(f"{self._now()}  the load has ended")
         try:
             self._compare_ends(verdict)
