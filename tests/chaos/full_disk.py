@@ -1,7 +1,8 @@
 """No space left: at one follower, at the leader, at all members. What docs/operations.md says must hold.
 
 Who has no room refuses writes with NOSPACE. Reads go on: at members that have room all of them; at those that have none
-the serializable ones for certain, the linearizable ones as long as nothing newer was written that they could not store.
+the serializable ones for certain, the linearizable ones as long as nothing newer was written that they could not store,
+which is so for one of them at least.
 Once there is room and the alarm is taken back all is as before.
 """
 
@@ -65,10 +66,15 @@ def _fill(nemesis: Nemesis, name: str, full: Sequence[Member]) -> None:
     seen = Seen()
     until = time.monotonic() + REFUSED_SECONDS
     while time.monotonic() < until:
+        behind = 0
         for member in members:
             _write(nemesis, member, seen, FILLER_BYTES)
             _read(nemesis, member, seen, serializable=True, may_be_behind=False)
-            _read(nemesis, member, seen, serializable=False, may_be_behind=member in full and len(full) < len(members))
+            before = seen.behind
+            _read(nemesis, member, seen, serializable=False, may_be_behind=member in full)
+            behind += seen.behind - before
+        if behind == len(members):
+            seen.others.append("no member answered a linearizable read")
     alarmed = len(_alarms(members[0]))
     for member in full:
         arena.layer(member).leave_space(None)
