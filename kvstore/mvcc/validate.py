@@ -54,7 +54,8 @@ def check_txn(request: rpc_pb2.TxnRequest, max_ops: int) -> None:
     """Check a transaction with all that it nests.
 
     max_ops: the most compares, success or failure operations; a nested transaction may use what its parent left.
-    Raises TooManyOps (also for more than MAX_NESTING levels), DuplicateKey, KeyNotFound (an operation without a request) and what its operations raise.
+    Raises TooManyOps (also for more than MAX_NESTING levels), DuplicateKey, KeyNotFound (an operation without a
+    request) and what its operations raise.
     """
     _check_operations(request, max_ops, MAX_NESTING)
     _writes_of(request.success)

@@ -26,7 +26,8 @@ from kvstore.server.ready_loop import Leadership
 from kvstore.server.state import State
 from kvstore.server.watching import WatchKeeper
 from raft.errors import StepPeerNotFound
-from raft.messages import Message
+from raft.messages import Message, StateType
+from raft.rawnode import RawNode
 
 PUBLISH_RETRY_SECONDS: Final = 0.5
 
@@ -192,8 +193,8 @@ class Lifecycle:
 
     def _campaign_if_alone(self) -> None:
         if [voter.ID for voter in self._state.membership.voters()] == [self.id]:
-            # There is nobody to wait for.
-            self.member.loop.call(lambda node: node.campaign())
+            # There is nobody to wait for; but a campaign that waits for a slow disk must not be begun anew.
+            self.member.loop.call(_campaign_once)
 
     def _check_heartbeats(self, now: float) -> None:
         # A tick of the leader is a heartbeat to each of the others, who count on it.
@@ -326,3 +327,8 @@ class Lifecycle:
     async def copy_state(self) -> Copy:
         """A consistent copy of the state, made now."""
         return await self._state.copy()
+
+
+def _campaign_once(node: RawNode) -> None:
+    if node.basic_status().soft_state.raft_state is StateType.FOLLOWER:
+        node.campaign()

@@ -16,7 +16,7 @@ from typing import Protocol
 import lmdb
 
 from kvstore.storage import journal
-from kvstore.storage.batch import DELETE, PUT, TableSpec, WriteStats
+from kvstore.storage.batch import PUT, TableSpec, WriteStats
 from kvstore.storage.engine import Engine, EngineOptions, begin_reading, open_for_reading
 from kvstore.storage.errors import DiskFull, StorageError
 from kvstore.storage.journal import Journal
@@ -109,8 +109,17 @@ def open_inline(
     options: EngineOptions,
     schedule: Callable[[Callable[[], None]], object] | None = None,
 ) -> Environment:
-    """Everything in this process. See InlineWriter about `schedule`. Raises what Engine raises."""
+    """Everything in this process, what a crash has left in a journal included; there is none from then on.
+
+    See InlineWriter about `schedule`. Raises what Engine raises, CorruptStore for a damaged journal.
+    """
     engine = Engine(path, tables, options)
+    if META in tables:
+        try:
+            _execute_journal(engine, path)
+        except BaseException:
+            engine.close()
+            raise
     return Environment(
         path, tables, InlineWriter(engine, schedule=schedule), EngineReading(engine), engine.measure(), engine
     )
@@ -156,10 +165,12 @@ def _execute_journal(engine: Engine, path: Path) -> None:
     """Bring the environment up to what was acknowledged. It needs no journal then."""
     with engine.env.begin() as txn:
         stored = ReadTransaction(txn, engine.handles).get(META.name, JOURNAL_KEY)
-    if stored is None:
+    mark = None if stored is None else journal.decode_mark(stored, path)
+    if mark is None or mark.is_closed:
+        journal.check_unused(path, mark)
         return
-    batches = [decode(record.payload) for record in journal.records(path, journal.decode_mark(stored, path))]
-    engine.commit([*batches, [(DELETE, META.name, [JOURNAL_KEY])]])
+    batches = [decode(record.payload) for record in journal.records(path, mark)]
+    engine.commit([*batches, [(PUT, META.name, [(JOURNAL_KEY, mark.closed().encode())])]])
 
 
 def _prepare_journal(engine: Engine, path: Path, *, durable: bool) -> Journal | None:
@@ -172,7 +183,9 @@ def _prepare_journal(engine: Engine, path: Path, *, durable: bool) -> Journal | 
             return None
         raise StorageError(f"{path / journal.FILE}: the journal cannot be made: {error}") from error
     try:
+        # In this order: a live journal that the environment does not know is a sign of damage.
         engine.commit([[(PUT, META.name, [(JOURNAL_KEY, made.mark.encode())])]])
+        made.set_live()
     except DiskFull:
         made.close()
         return None

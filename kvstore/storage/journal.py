@@ -4,12 +4,13 @@ A commit of LMDB writes several pages in several places and waits for the disk t
 size that was filled when it was made, so a record changes nothing but the blocks it lies in, and one synchronous write
 is all there is to wait for. It is used as a ring: what the environment has may be overwritten.
 
-    block 0            magic, id, size, checksum
+    block 0            magic, id, size, whether it is live, checksum
     blocks 1...        records; each begins at a block: checksum, length, sequence, id, payload
 
 The environment's own `journal` row says up to where it has executed the journal (`Mark`): records from there on, with
 consecutive sequences, are what is to be executed after a crash. The id is another one after every start, so nothing
-that was left from an earlier use can be taken for a record. Knows bytes; not what is in them, and no event loop.
+that was left from an earlier use can be taken for a record. A live journal is one that an environment counts on: an
+environment that does not know of it has lost its last commits. Knows bytes; not what is in them, and no event loop.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from struct import Struct
@@ -38,12 +40,12 @@ _MAGIC: Final = b"kvjrnl01"
 # A multiple of the page size: overwriting whole pages, the kernel never has to read one first.
 _BLOCK: Final = 4096
 _ID_SIZE: Final = 8
-_HEAD: Final = Struct("<8s8sQ")
+_HEAD: Final = Struct("<8s8sQB")
 _CHECKSUM: Final = Struct("<I")
 _RECORD: Final = Struct("<IQ8s")
 _RECORD_HEAD: Final = _CHECKSUM.size + _RECORD.size
 _PADDING: Final = bytes(_BLOCK)
-_MARK: Final = Struct("<8sQQ")
+_MARK: Final = Struct("<8sQQI")
 
 # On these systems a write with O_DSYNC is on the disk when it returns. Elsewhere there is no journal.
 SUPPORTED: Final = os.uname().sysname == "Linux"
@@ -57,16 +59,32 @@ class Mark(NamedTuple):
     offset: int
 
     def encode(self) -> bytes:
-        """As it is stored."""
-        return _MARK.pack(*self)
+        """As it is stored: with a checksum at its end."""
+        return _MARK.pack(*self, self.checksum())
+
+    def closed(self) -> Mark:
+        """The mark of an environment that has executed this journal and needs it no more."""
+        return Mark(self.id, 0, 0)
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether nothing in the journal is to be executed."""
+        return not self.sequence
+
+    def checksum(self) -> int:
+        """Over its fields."""
+        return crc32(b"%b%d,%d" % self)
 
 
 def decode_mark(value: bytes, path: Path) -> Mark:
     """The mark stored. Raises CorruptStore; path is for the message."""
     try:
-        return Mark(*_MARK.unpack(value))
-    except StructError as error:
-        raise CorruptStore(f"{path}: the mark of the journal is damaged: {error}") from error
+        *fields, checksum = _MARK.unpack(value)
+    except StructError:
+        checksum = None
+    if checksum is None or Mark(*fields).checksum() != checksum:
+        raise CorruptStore(f"{path}: the mark of the journal is damaged; {_WAY_OUT}")
+    return Mark(*fields)
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +146,10 @@ class Journal:
         if self._oldest is None:
             self._oldest = offset
 
+    def set_live(self) -> None:
+        """Say durably that an environment counts on it: after that has stored the mark. Raises OSError."""
+        os.pwrite(self._fd, _head(self._next.id, self._size, live=True), 0)
+
     def release(self, mark: Mark) -> None:
         """The environment has executed everything before `mark`, durably: that may be overwritten."""
         self._oldest = None if mark.offset == self._next.offset else mark.offset
@@ -174,12 +196,28 @@ def prepare(path: Path, size: int = SIZE, *, durable: bool = True) -> Journal:
     descriptor = os.open(file, os.O_RDWR | os.O_CLOEXEC | (os.O_DSYNC if durable else 0))
     try:
         identifier = os.urandom(_ID_SIZE)
-        head = _HEAD.pack(_MAGIC, identifier, size)
-        os.pwrite(descriptor, (head + _CHECKSUM.pack(crc32(head))).ljust(_BLOCK, b"\0"), 0)
+        os.pwrite(descriptor, _head(identifier, size, live=False), 0)
     except BaseException:
         os.close(descriptor)
         raise
     return Journal(descriptor, identifier, size)
+
+
+def check_unused(path: Path, closed: Mark | None) -> None:
+    """For an environment that counts on no journal: raise CorruptStore if there is one that counts on it.
+
+    closed: the mark with which it was closed, if it ever was.
+    """
+    file = path / FILE
+    with suppress(FileNotFoundError), open(file, "rb") as stream:
+        head = stream.read(_BLOCK)
+        # What is no head was never counted on.
+        _, identifier, _, live = _HEAD.unpack_from(head) if _is_head(head) else (b"", b"", 0, False)
+        if live and (closed is None or identifier != closed.id):
+            raise CorruptStore(
+                f"{path}: the log knows nothing of its journal: its last commits are lost; "
+                "put it back as it was, or remove this member from the cluster and add it again with an empty data directory"
+            )
 
 
 def records(path: Path, mark: Mark) -> Iterator[Record]:
@@ -211,11 +249,20 @@ _WAY_OUT: Final = (
 )
 
 
+def _head(identifier: bytes, size: int, live: bool) -> bytes:
+    head = _HEAD.pack(_MAGIC, identifier, size, live)
+    return (head + _CHECKSUM.pack(crc32(head))).ljust(_BLOCK, b"\0")
+
+
+def _is_head(data: bytes) -> bool:
+    return len(data) >= _BLOCK and _CHECKSUM.unpack_from(data, _HEAD.size)[0] == crc32(data[: _HEAD.size])
+
+
 def _check_head(file: Path, data: bytes, mark: Mark) -> None:
-    length = _HEAD.size + _CHECKSUM.size
-    if len(data) < _BLOCK or _CHECKSUM.unpack_from(data, _HEAD.size)[0] != crc32(data[: _HEAD.size]):
+    if not _is_head(data):
+        length = _HEAD.size + _CHECKSUM.size
         raise CorruptStore(f"{file}: the first {length} bytes of the journal are damaged; {_WAY_OUT}")
-    magic, identifier, size = _HEAD.unpack_from(data)
+    magic, identifier, size, _ = _HEAD.unpack_from(data)
     if magic != _MAGIC or size != len(data):
         raise CorruptStore(f"{file}: the journal has {len(data)} bytes where it says {size}; {_WAY_OUT}")
     if identifier != mark.id:

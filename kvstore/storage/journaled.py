@@ -142,7 +142,7 @@ class JournaledWriter:
         """Move everything, say that no journal is needed to read the environment, and end the writer behind."""
         self._stop_timer()
         if not self._failed:
-            last = WriteBatch([*self._take(), *_remove_mark()])
+            last = WriteBatch([*self._take(), *_put_mark(self._journal.mark.closed())])
             stored, self._stored = self._stored, []
             self._behind.submit(last, lambda: _call_all(stored))
         try:
@@ -236,12 +236,6 @@ class JournaledWriter:
 def _put_mark(mark: Mark) -> list[Operation]:
     batch = WriteBatch()
     batch.put(META.name, [(JOURNAL_KEY, mark.encode())])
-    return batch.operations
-
-
-def _remove_mark() -> list[Operation]:
-    batch = WriteBatch()
-    batch.delete(META.name, [JOURNAL_KEY])
     return batch.operations
 
 

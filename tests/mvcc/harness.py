@@ -47,9 +47,9 @@ class Harness:
         self.backend: Backend = open_inline(self.path, TABLES, options, schedule=self._schedule)
         submit = self.backend._writer.submit
 
-        def count(batch: WriteBatch, done: Callable[[], None]) -> None:
+        def count(batch: WriteBatch, done: Callable[[], None], stored: Callable[[], None] | None = None) -> None:
             self.flushes += 1
-            submit(batch, done)
+            submit(batch, done, stored)
 
         self.backend._writer.submit = count  # type: ignore[method-assign]
         self.lessor = Lessor(self.backend)

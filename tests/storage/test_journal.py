@@ -105,9 +105,9 @@ def test_a_journal_that_is_missing_cut_off_or_another_one_is_refused(tmp_path: P
     file = tmp_path / journal.FILE
     whole = file.read_bytes()
     cases: list[tuple[bytes, str]] = [
-        (b"", "the first 28 bytes of the journal are damaged"),
+        (b"", "the first 29 bytes of the journal are damaged"),
         (whole[:-BLOCK], "the journal has 61440 bytes where it says 65536"),
-        (b"\x01" + whole[1:], "the first 28 bytes of the journal are damaged"),
+        (b"\x01" + whole[1:], "the first 29 bytes of the journal are damaged"),
     ]
     for content, message in cases:
         file.write_bytes(content)
@@ -121,8 +121,13 @@ def test_a_journal_that_is_missing_cut_off_or_another_one_is_refused(tmp_path: P
     file.unlink()
     with pytest.raises(CorruptStore, match="the journal is missing"):
         held(tmp_path, start)
+    stored = start.encode()
+    for bit in range(8 * len(stored)):
+        flipped = (int.from_bytes(stored, "big") ^ 1 << bit).to_bytes(len(stored), "big")
+        with pytest.raises(CorruptStore, match="the mark of the journal is damaged"):
+            journal.decode_mark(flipped, tmp_path)
     with pytest.raises(CorruptStore, match="the mark of the journal is damaged"):
-        journal.decode_mark(b"short", tmp_path)
+        journal.decode_mark(stored[1:], tmp_path)
 
 
 def test_what_an_earlier_use_has_left_is_never_taken_for_a_record(tmp_path: Path) -> None:
@@ -346,6 +351,48 @@ async def test_an_environment_that_was_not_closed_needs_its_journal(tmp_path: Pa
     (tmp_path / journal.FILE).unlink()
     with pytest.raises(CorruptStore, match="the journal is missing, and what it held was acknowledged"):
         opened(tmp_path)
+
+
+async def test_a_log_that_does_not_know_of_its_journal_has_lost_something_and_is_refused(tmp_path: Path) -> None:
+    never = tmp_path / "never"
+    closed = tmp_path / "closed"
+    for path in (never, closed):
+        path.mkdir()
+        if path is closed:
+            await opened(path).close()
+        before = (path / "data.mdb").read_bytes() if path is closed else None
+        env = opened(path)
+        await put_and_wait(env.writer, {b"0001": b"v"})
+        await env.writer._behind.close()  # type: ignore[attr-defined]
+        env.reading.close()
+        if before is None:
+            (path / "data.mdb").unlink()
+        else:
+            (path / "data.mdb").write_bytes(before)
+        with pytest.raises(CorruptStore, match="the log knows nothing of its journal: its last commits are lost"):
+            opened(path)
+        with pytest.raises(CorruptStore, match="the log knows nothing of its journal"):
+            environment.open_inline(path, TABLES, EngineOptions())
+
+
+async def test_a_start_that_is_interrupted_is_begun_again(tmp_path: Path) -> None:
+    await reopened(tmp_path)
+    journal.prepare(tmp_path).close()
+    assert numbers(await reopened(tmp_path)) == []
+    journaled = Journaled(tmp_path)
+    assert numbers(await journaled.crash()) == []
+
+
+async def test_without_a_process_what_a_crash_left_in_the_journal_is_there_too(tmp_path: Path) -> None:
+    journaled = Journaled(tmp_path)
+    journaled.put(1)
+    journaled.engine.close()
+    journaled.journal.close()
+    env = environment.open_inline(tmp_path, TABLES, EngineOptions())
+    raw, handles = env.reading.begin()
+    assert raw.get(b"0001", db=handles["current"].main) is not None
+    raw.abort()
+    await env.close()
 
 
 async def test_an_environment_is_never_opened_with_the_journal_of_another(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from kvstore.server.metrics.registry import Metrics
 from kvstore.server.metrics.values import Histogram
 
 SAMPLE_INTERVAL = 0.02
-"""Seconds between two samples of the loop's lag: often enough to meet a stall of that length, at 0.1% of a processor."""
+"""Seconds between two samples of the loop's lag: often enough to meet a stall as long, for 0.1% of a processor."""
 
 
 def publish_descriptors(metrics: Metrics) -> None:
