@@ -215,8 +215,8 @@ def check_unused(path: Path, closed: Mark | None) -> None:
         _, identifier, _, live = _HEAD.unpack_from(head) if _is_head(head) else (b"", b"", 0, False)
         if live and (closed is None or identifier != closed.id):
             raise CorruptStore(
-                f"{path}: the log knows nothing of its journal: its last commits are lost; "
-                "put it back as it was, or remove this member from the cluster and add it again with an empty data directory"
+                f"{path}: the log knows nothing of its journal: its last commits are lost; put it back as it was, "
+                "or remove this member from the cluster and add it again with an empty data directory"
             )
 
 
