@@ -132,12 +132,18 @@ class LeaseKeeper:
         for lease_id in list(self._ending):
             # A client may have revoked it, too.
             self._tell_ended(lease_id)
-        for lease_id in self._lessor.expired(self._loop.time()):
-            if lease_id not in self._revoking:
-                self._revoke(lease_id)
+        expired = [each for each in self._lessor.expired(self._loop.time()) if each not in self._revoking]
+        if expired:
+            self._confirm(lambda error: self._revoke_all(expired, error))
         checkpoints = self._lessor.due_checkpoints(self._loop.time())
         if checkpoints.checkpoints:
             self._proposer.propose("lease_checkpoint", checkpoints)
+
+    def _revoke_all(self, expired: list[int], error: errors.KvstoreError | None) -> None:
+        # A leader that was paused finds all leases expired when it wakes, though another has renewed them meanwhile.
+        if error is None and self._lessor.primary:
+            for lease_id in expired:
+                self._revoke(lease_id)
 
     def _revoke(self, lease_id: int) -> None:
         self._revoking.add(lease_id)

@@ -16,6 +16,7 @@ from kvstore.pb import rpc_pb2 as pb
 from kvstore.rpc import Promise
 from kvstore.server import leases
 from kvstore.server.leases import LeaseKeeper
+from kvstore.server.reads import Waiter
 from kvstore.storage.backend import open_inline
 
 LEASE = 7
@@ -30,7 +31,13 @@ class Leader:
         self.lessor = lessor
         self.proposed: list[Promise[bytes]] = []
         nobody: Any = self
-        self.keeper = LeaseKeeper(lessor, nobody, nobody, lambda waiter: waiter(None))
+        self.no_longer: errors.KvstoreError | None = None
+        self.asked = 0
+        self.keeper = LeaseKeeper(lessor, nobody, nobody, self.confirm)
+
+    def confirm(self, waiter: Waiter) -> None:
+        self.asked += 1
+        waiter(self.no_longer)
 
     def propose(self, kind: str, request: pb.LeaseRevokeRequest) -> Promise[bytes]:
         promise: Promise[bytes] = Promise()
@@ -97,4 +104,15 @@ async def test_the_end_of_an_expired_lease_may_be_its_revocation_by_a_client(tmp
             while not renewal.done():  # noqa: ASYNC110
                 await asyncio.sleep(0.01)
         assert renewal.result() == 0
+        assert not leader.proposed
+
+
+async def test_a_leader_that_wakes_up_after_its_time_ends_no_lease(tmp_path: Path) -> None:
+    """Another leader may have renewed it; until a quorum has confirmed its own reign it knows nothing of that."""
+    async with leading(tmp_path) as leader:
+        leader.no_longer = errors.LeaderChanged()
+        leader.keeper.start()
+        async with asyncio.timeout(10):
+            while not leader.asked:  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
         assert not leader.proposed
