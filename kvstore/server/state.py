@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import structlog
@@ -133,8 +134,8 @@ class State:
 
         async def replace() -> None:
             try:
-                await self.backend.replace(path, self._identity)
-                self._reload(snapshot)
+                # A read between the new rows and the revision that goes with them would show neither state.
+                await self.backend.replace(path, self._identity, partial(self._reload, snapshot))
                 done()
             except Exception as error:  # neither the old state nor the new one can be trusted from here
                 self._on_failure(error)

@@ -190,18 +190,26 @@ class Backend:
         """
         await self._follow(self._writer.compact(), _nothing)
 
-    async def replace(self, file: Path, identity: Identity) -> None:
+    async def replace(self, file: Path, identity: Identity, then: Callable[[], None] | None = None) -> None:
         """Put a received snapshot in the place of the state.
 
         file: the database (without a trailing hash), whole, verified and synced, in the data directory; it is moved.
         identity: this member's; the file has the sender's. Nothing may be applied until this returns. Afterwards
-        `applied` is the snapshot's. Raises CorruptStore or DiskFull; the old state is in place then.
+        `applied` is the snapshot's. then: called at the moment when the tables show the new state, before anybody can
+        read them; for what is derived from them. Raises what it raises. Raises CorruptStore or DiskFull; the old state
+        is in place then.
         """
+
+        def load() -> None:
+            self._load()
+            if then is not None:
+                then()
+
         # What has changed belongs to the old file.
         await self.flush_all()
         changes = WriteBatch()
         changes.put(META.name, identity.rows())
-        await self._follow(self._writer.swap_in(file, changes), self._load)
+        await self._follow(self._writer.swap_in(file, changes), load)
 
     def retry(self) -> None:
         """Try at once to write what the full disk has refused."""
@@ -235,16 +243,25 @@ class Backend:
     async def _follow(self, future: Future[None], then: Callable[[], None]) -> None:
         """Read from the new file once the writer has put it in place."""
 
+        failures: list[Exception] = []
+
         def follow(future: Future[None]) -> None:
             # At once, before the next flush is acknowledged: that one is in the new file.
             if future.exception() is None:
-                self._env.reading.reopen()
-                self._rebase()
-                then()
+                try:
+                    self._env.reading.reopen()
+                    self._rebase()
+                    then()
+                except Exception as error:  # raised below: nobody hears a callback
+                    failures.append(error)
+                    if isinstance(error, StorageError):
+                        self._failed(error)
 
         future.add_done_callback(follow)
         # Whoever asked may go away; the writer does it all the same, and it must be followed.
         await asyncio.shield(asyncio.wrap_future(future))
+        if failures:
+            raise failures[0]
 
     def _load(self) -> None:
         for table in self._all:

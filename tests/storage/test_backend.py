@@ -193,7 +193,7 @@ async def test_a_defragmentation_that_nobody_waits_for_any_more_is_followed_all_
     await backend.close()
 
 
-async def test_a_received_snapshot_takes_the_states_place(backend: Backend, tmp_path: Path) -> None:
+async def snapshot_of_another(tmp_path: Path) -> Path:
     (tmp_path / "other").mkdir()
     other = open_backend(tmp_path / "other", "process")
     other.table("current").put(b"theirs", b"1")
@@ -204,7 +204,11 @@ async def test_a_received_snapshot_takes_the_states_place(backend: Backend, tmp_
     async with await other.snapshot() as copy:
         received.write_bytes(b"".join([chunk async for chunk in copy]))
     await other.close()
+    return received
 
+
+async def test_a_received_snapshot_takes_the_states_place(backend: Backend, tmp_path: Path) -> None:
+    received = await snapshot_of_another(tmp_path)
     table = backend.table("current")
     table.put(b"ours", b"1")
     await backend.flush_all()
@@ -219,6 +223,38 @@ async def test_a_received_snapshot_takes_the_states_place(backend: Backend, tmp_
     backend.set_applied(51, 4)
     await backend.flush_all()
     assert [key for key, _ in table.items(b"", None)] == [b"new", b"theirs"]
+
+
+async def test_nobody_reads_the_new_state_before_what_is_derived_from_it_is_there(
+    backend: Backend, tmp_path: Path
+) -> None:
+    loop = asyncio.get_running_loop()
+    received = await snapshot_of_another(tmp_path)
+    backend.table("current").put(b"ours", b"1")
+    derived = [b"ours"]
+    seen: list[tuple[list[bytes], list[bytes]]] = []
+
+    def look() -> None:
+        seen.append(([key for key, _ in backend.table("current").items(b"", None)], list(derived)))
+        if derived == [b"ours"]:
+            loop.call_soon(look)
+
+    def derive() -> None:
+        derived[:] = [key for key, _ in backend.table("current").items(b"", None)]
+
+    look()
+    await backend.replace(received, Identity(5, 7), derive)
+    look()
+    assert derived == [b"theirs"]
+    assert [keys for keys, expected in seen if keys != expected] == []
+
+
+async def test_what_cannot_be_derived_from_the_new_state_is_told(backend: Backend, tmp_path: Path) -> None:
+    def fail() -> None:
+        raise ValueError("nothing can be made of it")
+
+    with pytest.raises(ValueError, match="nothing can be made of it"):
+        await backend.replace(await snapshot_of_another(tmp_path), Identity(5, 7), fail)
 
 
 async def test_a_damaged_file_does_not_take_the_states_place(backend: Backend, tmp_path: Path) -> None:
