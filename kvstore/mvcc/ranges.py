@@ -10,7 +10,7 @@ from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from kvstore.mvcc.encoding import TRAILER_SIZE, value_of, varint, version_of, without_value
+from kvstore.mvcc.encoding import TRAILER_SIZE, value_of, varint, version_of, without_value, without_values
 from kvstore.mvcc.intervals import end_of
 from kvstore.mvcc.reader import Reader, Row
 from kvstore.pb import rpc_pb2
@@ -107,7 +107,7 @@ class RangeQuery:
     def encode(self, rows: list[Row]) -> bytes:
         """The `kvs` fields of rows."""
         if self.keys_only:
-            return b"".join([without_value(row) for _, row in rows])
+            return without_values(rows)
         return b"".join([row[:-TRAILER_SIZE] for _, row in rows])
 
 

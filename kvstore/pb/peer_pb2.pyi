@@ -320,7 +320,10 @@ class MembersResponse(_message.Message):
 
     CLUSTER_ID_FIELD_NUMBER: _builtins.int
     MEMBERS_FIELD_NUMBER: _builtins.int
+    APPLIED_FIELD_NUMBER: _builtins.int
     cluster_id: _builtins.int
+    applied: _builtins.int
+    """Index of the newest entry that the answer takes in: the highest of several answers is the newest."""
     @_builtins.property
     def members(self) -> _containers.RepeatedCompositeFieldContainer[_rpc_pb2.Member]: ...
     def __init__(
@@ -328,10 +331,11 @@ class MembersResponse(_message.Message):
         *,
         cluster_id: _builtins.int = ...,
         members: _abc.Iterable[_rpc_pb2.Member] | None = ...,
+        applied: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cluster_id", b"cluster_id", "members", b"members"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["applied", b"applied", "cluster_id", b"cluster_id", "members", b"members"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

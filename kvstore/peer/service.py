@@ -47,8 +47,12 @@ class PeerHost(Protocol):
     def receive_snapshot(self, received: snapshot.ReceivedSnapshot) -> None:
         """Take a copy of the state; its file is the host's from now on."""
 
+    @property
+    def applied(self) -> int:
+        """Index of the newest entry applied."""
+
     def members(self) -> list[rpc_pb2.Member]:
-        """Everybody in the cluster."""
+        """Everybody in the cluster, as of the newest entry applied."""
 
     def heard_from(self, member: int, received_bytes: int) -> None:
         """A member is alive."""
@@ -161,7 +165,8 @@ class PeerService(PeerServicer):
         except RpcError as error:
             self._log.warning("refused a peer", peer=context.peer(), reason=error.message)
             raise
-        return pb.MembersResponse(cluster_id=self._host.cluster_id, members=self._host.members())
+        host = self._host
+        return pb.MembersResponse(cluster_id=host.cluster_id, members=host.members(), applied=host.applied)
 
     async def LeaseKeepAlive(
         self, request: rpc_pb2.LeaseKeepAliveRequest, context: Any

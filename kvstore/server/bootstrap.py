@@ -5,6 +5,7 @@ Decides identities only; opening files and starting loops is the member's busine
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
@@ -66,15 +67,13 @@ async def join_cluster(config: Config, ask: AskMembers) -> Origin:
     if not others:
         text = "--initial-cluster-state=existing needs the other members in --initial-cluster"
         raise BootstrapError(text)
-    reasons = []
-    for url in others:
-        try:
-            answer = await ask(str(url))
-        except Exception as error:  # whatever keeps one member from answering, another may answer
-            reasons.append(f"{url}: {error}")
-            continue
-        return _identity_in(config, own_urls, answer)
-    raise BootstrapError(f"no member of the cluster could be asked who belongs to it ({'; '.join(reasons)})")
+    outcomes = await asyncio.gather(*(ask(str(url)) for url in others), return_exceptions=True)
+    answers = [outcome for outcome in outcomes if isinstance(outcome, peer_pb2.MembersResponse)]
+    if not answers:
+        reasons = "; ".join(f"{url}: {outcome}" for url, outcome in zip(others, outcomes, strict=True))
+        raise BootstrapError(f"no member of the cluster could be asked who belongs to it ({reasons})")
+    # One that lags may not know this member yet, or only one that had the same address and was removed.
+    return _identity_in(config, own_urls, max(answers, key=lambda answer: answer.applied))
 
 
 def _identity_in(config: Config, own_urls: set[str], answer: peer_pb2.MembersResponse) -> Origin:

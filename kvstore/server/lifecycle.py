@@ -282,6 +282,11 @@ class Lifecycle:
         self._state.expect(snapshot.metadata, received.path)
         self.member.loop.receive((received.message,))
 
+    @property
+    def applied(self) -> int:
+        """For the peer service: the newest entry applied."""
+        return self.member.loop.applied
+
     def members(self) -> list[pb.Member]:
         """Everybody in the cluster."""
         return self._state.membership.all()

@@ -1,8 +1,8 @@
 """Messages on their way to the peers: what is ready for one goes out together, once a turn.
 
 A message that only says how far the log is committed may wait a moment. Under load the next entries say it too, and
-that saves each follower a message, an answer and a turn, and the leader as much for each follower. Knows raft's
-messages and whom to hand them to.
+that saves each follower a message, an answer and a turn, and the leader as much for each follower. For a follower whose
+own clients wait for the commit it does not wait. Knows raft's messages and whom to hand them to.
 """
 
 from __future__ import annotations
@@ -11,6 +11,9 @@ from collections.abc import Callable
 from typing import Final, Protocol
 
 from raft.messages import Message, MessageType
+
+ATTENTION_SECONDS: Final = 1.0
+"""So long after a peer has passed a proposal on it is told of commits at once."""
 
 NOTICE_SECONDS: Final = 0.002
 """How long news of a commit waits for entries to go along with. Longer than the next request of a client takes."""
@@ -23,10 +26,15 @@ class Peers(Protocol):
 
 
 class Outbox:
-    """The messages of one member. later: calls back after some seconds, as loop.call_later."""
+    """The messages of one member. later: calls back after some seconds, as loop.call_later. clock: seconds."""
 
-    def __init__(self, peers: Peers, later: Callable[[float, Callable[[], None]], object]) -> None:
+    def __init__(
+        self, peers: Peers, later: Callable[[float, Callable[[], None]], object], clock: Callable[[], float]
+    ) -> None:
         self._peers = peers
+        self._clock = clock
+        # Until when each peer is told of commits at once.
+        self._attended: dict[int, float] = {}
         self._later = later
         self._ready: dict[int, list[Message]] = {}
         self._notices: dict[int, Message] = {}
@@ -40,6 +48,10 @@ class Outbox:
         else:
             messages.append(message)
 
+    def attend(self, peer: int) -> None:
+        """A peer has passed a proposal on: its client waits until the peer has applied it."""
+        self._attended[peer] = self._clock() + ATTENTION_SECONDS
+
     def send(self) -> None:
         """Send what was added, but mere notices of a commit a little later or not at all."""
         if not self._ready:
@@ -49,7 +61,10 @@ class Outbox:
             notice = self._notices.pop(to, None)
             last = messages[-1]
             if _is_notice(last) and (len(messages) == 1 or all(map(_is_notice, messages))):
-                self._notices[to] = last
+                if self._attended.get(to, 0.0) < self._clock():
+                    self._notices[to] = last
+                else:
+                    self._peers.send(to, [last])
                 continue
             if notice is not None and not any(_says(message, notice) for message in messages):
                 messages.insert(0, notice)

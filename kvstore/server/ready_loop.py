@@ -29,6 +29,7 @@ from raft.messages import (
     Entry,
     HardState,
     Message,
+    MessageType,
     SnapshotMetadata,
     SoftState,
     StateType,
@@ -105,7 +106,7 @@ class ReadyLoop:
         self._node = node
         self._id = member_id
         self._log = log
-        self._outbox = Outbox(peers, self._loop.call_later)
+        self._outbox = Outbox(peers, self._loop.call_later, self._loop.time)
         self._machine = machine
         self._proposals = proposals
         self._reads = reads
@@ -211,6 +212,8 @@ class ReadyLoop:
         if self._inbox:
             inbox, self._inbox = self._inbox, []
             for message in inbox:
+                if message.type is MessageType.PROP:
+                    self._outbox.attend(message.from_)
                 self._step(message)
         if self._calls:
             calls, self._calls = self._calls, []

@@ -80,6 +80,8 @@ class Straggler:
     def fall_behind(self) -> None:
         """The straggler dies, and the others go on."""
         self.member.kill_group()
+        # It may have led. No write may fail: each is made once only.
+        wait_until(lambda: self._others[0].client.range(b"k") is not None, "the others answer reads", PATIENCE)
         self.write()
 
     def begin_anew(self) -> None:

@@ -324,7 +324,8 @@ class Disks:
         self._name = name
         self._habits = habits
         self.writers: list[SimulatedWriter] = []
-        self.locks: Sequence[int] = ()
+        # Each with a duplicate of its own: whether the descriptor is still what it was is told by that.
+        self._locks: list[tuple[int, int]] = []
         self._journal: Journal | None = None
         self._worked = 0.0
         self.wal: _ToldWal | None = None
@@ -335,9 +336,17 @@ class Disks:
             writer.crash()
         if self._journal is not None:
             self._journal.close()
-        for lock in self.locks:
-            os.close(lock)
-        self.locks = ()
+        locks, self._locks = self._locks, []
+        for lock, twin in locks:
+            if _is_same_file(lock, twin):
+                os.close(lock)
+            os.close(twin)
+
+    def let_go(self) -> None:
+        """The member has closed its data directory by itself."""
+        locks, self._locks = self._locks, []
+        for _, twin in locks:
+            os.close(twin)
 
     def clock(self) -> float:
         """For how long work takes; nobody else's clock. Writing the journal takes as long as the disk likes."""
@@ -346,7 +355,7 @@ class Disks:
 
     def open_log(self, path: Path, options: WalOptions, events: WriterEvents, keep_open: Sequence[int]) -> Wal:
         """As wal.open_with_process."""
-        self.locks = keep_open
+        self._locks = [(lock, os.dup(lock)) for lock in keep_open]
         env = self._open(path, [META, ENTRIES], options.engine, "log")
         engine = env.engine
         assert engine is not None
@@ -382,3 +391,11 @@ class Disks:
         writer = SimulatedWriter(engine, self._loop, self._timeline, self._habits, f"{self._name}/{name}")
         self.writers.append(writer)
         return Environment(path, tables, writer, EngineReading(engine), engine.measure(), engine)
+
+
+def _is_same_file(descriptor: int, other: int) -> bool:
+    try:
+        return os.path.sameopenfile(descriptor, other)
+    except OSError:
+        # It is closed: the member has let go of it by itself.
+        return False

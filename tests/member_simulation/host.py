@@ -222,7 +222,7 @@ class Host:
         try:
             running = await start_member(self.config, Metrics(), surroundings)
         except (BootstrapError, WriterFailed) as error:
-            disks.locks = ()
+            disks.let_go()
             self._ended(loop, f"{error}")
             return
         self.running = running
@@ -243,7 +243,7 @@ class Host:
         if running.lifecycle.removed.is_set():
             self.removed = True
         await running.stop()
-        disks.locks = ()
+        disks.let_go()
         if running.failed.done():
             self._failed(running.failed.result())
         self._ended(loop, "removed" if self.removed else "stopped")

@@ -41,6 +41,7 @@ def test_a_version(size: int, value_size: int, create: int, mod: int, version: i
     assert encoding.current_row_of_history(history, sub) == row
     message.ClearField("value")
     assert encoding.without_value(row) == framed(message)
+    assert encoding.without_values([(key, row), (key, row)]) == 2 * framed(message)
 
 
 @given(SIZES, NUMBERS)

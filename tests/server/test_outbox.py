@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import pytest
 
-from kvstore.server.outbox import NOTICE_SECONDS, Outbox
+from kvstore.server.outbox import ATTENTION_SECONDS, NOTICE_SECONDS, Outbox
 from raft.messages import Entry, Message, MessageType
 
 
@@ -14,7 +14,8 @@ class Network:
     def __init__(self) -> None:
         self.sent: list[tuple[int, list[Message]]] = []
         self.timers: list[Callable[[], None]] = []
-        self.outbox = Outbox(self, self._later)
+        self.now = 100.0
+        self.outbox = Outbox(self, self._later, lambda: self.now)
 
     def send(self, to: int, messages: list[Message]) -> None:
         self.sent.append((to, list(messages)))
@@ -91,3 +92,15 @@ def test_a_notice_among_other_messages_does_not_wait() -> None:
     network.send_all(HEARTBEAT, notice(2, 5))
     assert network.sent == [(2, [HEARTBEAT, notice(2, 5)])]
     assert network.timers == []
+
+
+def test_a_peer_whose_clients_wait_is_told_at_once() -> None:
+    network = Network()
+    network.outbox.attend(2)
+    network.send_all(notice(2, 5), notice(3, 5))
+    assert network.sent == [(2, [notice(2, 5)])]
+    network.pass_time()
+    assert network.sent[1:] == [(3, [notice(3, 5)])]
+    network.now += ATTENTION_SECONDS + 0.1
+    network.send_all(notice(2, 6))
+    assert len(network.sent) == 2

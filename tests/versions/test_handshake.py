@@ -31,6 +31,7 @@ class Host:
 
     id = HERE
     cluster_id = CLUSTER
+    applied = 0
     snapshot_directory = Path()
 
     def __init__(self, spoken: Versions) -> None:
