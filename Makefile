@@ -22,7 +22,7 @@ cluster: $(STAMP) ## run three members on localhost:2379, 22379 and 32379
 	$(BIN)/python deploy/local_cluster.py
 
 test: $(STAMP) ## run the tests
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q -n auto --dist loadfile
 
 lint: $(STAMP) ## check style, types, layering and generated code
 	$(BIN)/ruff check .
