@@ -9,7 +9,7 @@ from typing import Any
 from unittest.mock import patch
 
 from kvstore.lease.lessor import Lessor
-from kvstore.mvcc.watch import WatchHub, WatchStream
+from kvstore.mvcc.watch import WatchStream
 from kvstore.pb import rpc_pb2
 from kvstore.rpc import Promise
 from kvstore.server.leases import LeaseKeeper
@@ -76,13 +76,10 @@ def _renew_without_the_leader(original: Callable[..., Any]) -> Callable[..., Any
 
 
 def _start_leases_with_nothing_left(original: Callable[..., Any]) -> Callable[..., Any]:
-    def promote(self: Any, now: float, extend: float) -> None:
-        original(self, now, extend)
-        for lease in self._leases.values():
-            lease.expiry = now
-        self._expiries = [(now, serial, lease) for _, serial, lease in self._expiries]
+    def expiry(self: Any, lease: Any) -> Any:
+        return original(self, lease) if lease.reign == self._reign else self._began
 
-    return promote
+    return expiry
 
 
 def _never_expire(original: Callable[..., Any]) -> Callable[..., Any]:
@@ -97,14 +94,6 @@ def _watch_from_the_next_revision(original: Callable[..., Any]) -> Callable[...,
         return result
 
     return create
-
-
-def _skip_what_a_snapshot_brought(original: Callable[..., Any]) -> Callable[..., Any]:
-    def reload(self: Any) -> None:
-        self._store.take_events()
-        self.notified_revision = self._store.revision
-
-    return reload
 
 
 def _forget_the_configuration(original: Callable[..., Any]) -> Callable[..., Any]:
@@ -144,20 +133,13 @@ FAULTS: tuple[Fault, ...] = (
     Fault("an entry is skipped after a start", State, "apply", _skip_an_entry_after_a_start, "revision"),
     Fault("reads ask nobody", Member, "confirm", _read_without_a_round, "linearizability|was known|lease"),
     Fault("followers renew leases by themselves", LeaseKeeper, "renew", _renew_without_the_leader, "promised"),
-    Fault("leases begin anew with nothing left", Lessor, "promote", _start_leases_with_nothing_left, "promised"),
+    Fault("leases begin anew with nothing left", Lessor, "_expiry", _start_leases_with_nothing_left, "promised"),
     Fault("leases never end", Lessor, "expired", _never_expire, "every lease to end"),
     Fault(
         "watches begin a revision late",
         WatchStream,
         "create",
         _watch_from_the_next_revision,
-        "told of|misses|every watch",
-    ),
-    Fault(
-        "watches miss what a snapshot brought",
-        WatchHub,
-        "reload",
-        _skip_what_a_snapshot_brought,
         "told of|misses|every watch",
     ),
     Fault("the configuration is not stored", State, "set_conf_state", _forget_the_configuration, ""),
