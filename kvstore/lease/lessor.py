@@ -52,7 +52,7 @@ class Lease:
 
     ttl: seconds granted. remaining: seconds left at the last checkpoint, 0 if there was none since the last renewal.
     expiry: when it expires on the primary's clock; without meaning on other members. reign: of which time as the
-    primary that is.
+    primary that is. checkpointing: whether the primary has a checkpoint on its way that leaves less than the full TTL.
     """
 
     id: int
@@ -60,6 +60,7 @@ class Lease:
     remaining: int = 0
     expiry: float = math.inf
     reign: int = 0
+    checkpointing: bool = False
 
 
 # Field 2 of a LeaseLeasesResponse and the length of what is in it: a lease's number takes at most 11 bytes.
@@ -107,7 +108,6 @@ class Lessor:
         self._leases: dict[int, Lease] = {}
         self._expiries: list[_Due] = []
         self._checkpoints: list[_Due] = []
-        self._renewed: set[int] = set()
         self._reign = 0
         self._began = 0.0
         self._extended = 0.0
@@ -170,7 +170,6 @@ class Lessor:
         delete_keys(self.keys(lease_id))
         assert not self.keys(lease_id), "deleting the keys of a lease detaches them"
         del self._leases[lease_id]
-        self._renewed.discard(lease_id)
         self._table.delete(_table_key(lease_id))
         self.revoked += 1
         return b""
@@ -179,7 +178,10 @@ class Lessor:
         """Note how many seconds leases had left, for the next leader. Leases that are gone are passed over."""
         for checkpoint in request.checkpoints:
             lease = self._leases.get(checkpoint.ID)
-            if lease is not None and lease.remaining != checkpoint.remaining_TTL:
+            if lease is None:
+                continue
+            lease.checkpointing = False
+            if lease.remaining != checkpoint.remaining_TTL:
                 lease.remaining = checkpoint.remaining_TTL
                 self._store(lease)
 
@@ -288,7 +290,6 @@ class Lessor:
         self._waiting = []
         self._expiries = []
         self._checkpoints = []
-        self._renewed.clear()
 
     def _start(self, lease: Lease, expiry: float, now: float) -> None:
         lease.expiry = expiry
@@ -318,9 +319,17 @@ class Lessor:
             return 0
         lease.expiry = now + lease.ttl
         self.renewed += 1
-        if lease.remaining:
-            self._renewed.add(lease_id)
         return lease.ttl
+
+    def owed_checkpoint(self, lease_id: int) -> rpc_pb2.LeaseCheckpointRequest | None:
+        """What has to be in the log before the renewal of a lease is answered; None if nothing has.
+
+        The next primary begins with what the last checkpoint has left it, and that is less than the renewal gives.
+        """
+        lease = self._leases.get(lease_id)
+        if lease is None or not (lease.remaining or lease.checkpointing):
+            return None
+        return rpc_pb2.LeaseCheckpointRequest(checkpoints=[rpc_pb2.LeaseCheckpoint(ID=lease_id)])
 
     def expired(self, now: float) -> list[int]:
         """Leases to revoke now, as many as the rate allows; to be called about twice a second.
@@ -351,9 +360,6 @@ class Lessor:
     def due_checkpoints(self, now: float, limit: int = 1000) -> rpc_pb2.LeaseCheckpointRequest:
         """What should be checkpointed now, at most `limit` leases; empty if nothing is due."""
         request = rpc_pb2.LeaseCheckpointRequest()
-        while self._renewed and len(request.checkpoints) < limit:
-            # The full TTL is there again; the next leader must not start from the old remainder.
-            request.checkpoints.add(ID=self._renewed.pop(), remaining_TTL=0)
         heap = self._checkpoints
         while heap and heap[0][0] <= now and len(request.checkpoints) < limit:
             _, serial, lease = heapq.heappop(heap)
@@ -361,6 +367,7 @@ class Lessor:
                 continue
             left = math.ceil(lease.expiry - now)
             if left < lease.ttl:
+                lease.checkpointing = True
                 request.checkpoints.add(ID=lease.id, remaining_TTL=left)
             heapq.heappush(heap, (now + self._config.checkpoint_interval, serial, lease))
         return request

@@ -26,17 +26,24 @@ class LeaseKeeper:
     """Renewal and expiry of one member's leases.
 
     confirm: calls back once a quorum has confirmed that this member still leads. A leader that was paused learns
-    there that it no longer is one, before it promises a lease another life.
+    there that it no longer is one, before it promises a lease another life. term: raft's. What this member decides as
+    the leader of a term is appended in that term or not at all; by the next leader's clock it may be wrong.
     """
 
     def __init__(
-        self, lessor: Lessor, proposer: Proposer, leader: LeaderCalls, confirm: Callable[[Waiter], None]
+        self,
+        lessor: Lessor,
+        proposer: Proposer,
+        leader: LeaderCalls,
+        confirm: Callable[[Waiter], None],
+        term: Callable[[], int],
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self._lessor = lessor
         self._proposer = proposer
         self._leader = leader
         self._confirm = confirm
+        self._term = term
         self._revoking: set[int] = set()
         # Renewals of leases that have expired and are still there: nobody is told of an end before it has come.
         self._ending: dict[int, list[Promise[int]]] = {}
@@ -88,7 +95,8 @@ class LeaseKeeper:
         return promise
 
     def renew_here(self, lease_id: int) -> Promise[int]:
-        """Renew a lease as the leader. Of one that has expired the answer waits until its end is applied.
+        """Renew a lease as the leader. Of one that has expired the answer waits until its end is applied, and of one
+        that has been checkpointed until that is undone: the next leader would give it only what was left then.
 
         Fails with NotLeader, or with LeaderChanged if the lease may still be there when this member no longer leads.
         """
@@ -102,13 +110,32 @@ class LeaseKeeper:
             else:
                 # Once its end is in the log a renewal would be a promise that the log breaks.
                 ttl = 0 if lease_id in self._revoking else self._lessor.renew(lease_id, self._loop.time())
-                if ttl or not self._lessor.exists(lease_id):
-                    promise.set_result(ttl)
+                if ttl:
+                    self._renewed(lease_id, ttl, promise)
+                elif not self._lessor.exists(lease_id):
+                    promise.set_result(0)
                 else:
                     self._ending.setdefault(lease_id, []).append(promise)
 
         self._confirm(confirmed)
         return promise
+
+    def _renewed(self, lease_id: int, ttl: int, promise: Promise[int]) -> None:
+        """Answer a renewal once it outlives this leader."""
+        checkpoint = self._lessor.owed_checkpoint(lease_id)
+        if checkpoint is None:
+            promise.set_result(ttl)
+            return
+
+        def cleared(answer: Promise[bytes]) -> None:
+            error = answer.exception()
+            if error is None:
+                # A client may have revoked it meanwhile.
+                promise.set_result(ttl if self._lessor.exists(lease_id) else 0)
+            else:
+                promise.set_exception(error)
+
+        self._proposer.propose("lease_checkpoint", checkpoint, self._term()).then(cleared)
 
     async def time_to_live(self, request: pb.LeaseTimeToLiveRequest) -> bytes:
         """LeaseTimeToLiveResponse without header; only the leader knows what is left, so it is asked."""
@@ -132,20 +159,21 @@ class LeaseKeeper:
         for lease_id in list(self._ending):
             # A client may have revoked it, too.
             self._tell_ended(lease_id)
+        term = self._term()
         expired = [each for each in self._lessor.expired(self._loop.time()) if each not in self._revoking]
         if expired:
-            self._confirm(lambda error: self._revoke_all(expired, error))
+            self._confirm(lambda error: self._revoke_all(expired, term, error))
         checkpoints = self._lessor.due_checkpoints(self._loop.time())
         if checkpoints.checkpoints:
-            self._proposer.propose("lease_checkpoint", checkpoints)
+            self._proposer.propose("lease_checkpoint", checkpoints, term)
 
-    def _revoke_all(self, expired: list[int], error: errors.KvstoreError | None) -> None:
+    def _revoke_all(self, expired: list[int], term: int, error: errors.KvstoreError | None) -> None:
         # A leader that was paused finds all leases expired when it wakes, though another has renewed them meanwhile.
         if error is None and self._lessor.primary:
             for lease_id in expired:
-                self._revoke(lease_id)
+                self._revoke(lease_id, term)
 
-    def _revoke(self, lease_id: int) -> None:
+    def _revoke(self, lease_id: int, term: int) -> None:
         self._revoking.add(lease_id)
 
         def revoked(answer: Promise[bytes]) -> None:
@@ -154,7 +182,7 @@ class LeaseKeeper:
             if answer.exception() is None:
                 self.expired_total += 1
 
-        self._proposer.propose("lease_revoke", pb.LeaseRevokeRequest(ID=lease_id)).then(revoked)
+        self._proposer.propose("lease_revoke", pb.LeaseRevokeRequest(ID=lease_id), term).then(revoked)
 
     def _tell_ended(self, lease_id: int) -> None:
         """Answer those who wanted to renew a lease, if it is gone."""

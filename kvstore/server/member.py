@@ -86,8 +86,8 @@ class RequestProposer:
         """Requests proposed and not yet applied."""
         return self._proposals.pending_requests
 
-    def propose(self, kind: str, request: ProtoMessage) -> Promise[bytes]:
-        """Propose a request: its encoded response once it is applied, or the KvstoreError it came to.
+    def propose(self, kind: str, request: ProtoMessage, reign: int = 0) -> Promise[bytes]:
+        """Propose a request, as Proposer has it.
 
         Fields that this version does not know are taken out of it: a member of a later version would act on them when
         it applies the entry, and groups in them may be nested so deep that the entry could not be decoded.
@@ -105,7 +105,7 @@ class RequestProposer:
         if self.stopped:
             return Promise.failed(errors.Stopped())
         promise: Promise[bytes] = Promise()
-        proposals.add(kind, request, encoded, promise, self._time())
+        proposals.add(kind, request, encoded, promise, self._time(), reign)
         self.wake()
         return promise
 

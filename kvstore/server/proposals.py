@@ -15,7 +15,7 @@ from typing import Final, Protocol
 
 from google.protobuf.message import Message as ProtoMessage
 
-from kvstore.errors import KvstoreError
+from kvstore.errors import KvstoreError, LeaderChanged
 from kvstore.pb import internal_pb2 as pb
 from kvstore.rpc import Promise
 from kvstore.wire import varint
@@ -35,8 +35,12 @@ _KIND_TAGS: Final = {
 class Proposer(Protocol):
     """Puts requests into the log."""
 
-    def propose(self, kind: str, request: ProtoMessage) -> Promise[bytes]:
-        """Propose a request: its encoded response once it is applied, or the KvstoreError it came to."""
+    def propose(self, kind: str, request: ProtoMessage, reign: int = 0) -> Promise[bytes]:
+        """Propose a request: its encoded response once it is applied, or the KvstoreError it came to.
+
+        reign: the term as whose leader this member decided on it. If it is not in the log of that term, it will never
+        be, and comes to LeaderChanged: who leads next may know better. 0: whoever leads may take it.
+        """
 
 
 @dataclass(slots=True)
@@ -52,11 +56,13 @@ class Pending:
 class Batch:
     """Requests of one entry in their order.
 
-    deadline: when its callers are told that it took too long. term: raft's when it was proposed, 0 before.
+    deadline: when its callers are told that it took too long. reign: the only term whose leader may append it, 0 if any
+    may. term: raft's when it was proposed, 0 before.
     """
 
     sequence: int
     deadline: float
+    reign: int = 0
     term: int = 0
     requests: list[Pending] = field(default_factory=list)
     chunks: list[bytes] = field(default_factory=list)
@@ -96,18 +102,29 @@ class Proposals:
         self._timeout = timeout
         self._open: list[Batch] = []
         self._waiting: dict[int, Batch] = {}
+        # Those of them that only the leader of one term may append, and that are not proposed yet.
+        self._bound: dict[int, Batch] = {}
         self.pending_bytes = 0
         self.pending_requests = 0
         self.failed_total = 0
 
-    def add(self, kind: str, request: ProtoMessage, encoded: bytes, promise: Promise[bytes], now: float) -> None:
-        """Put a request into this turn's batch; `promise` is resolved once it is applied, fails, or took too long."""
+    def add(
+        self, kind: str, request: ProtoMessage, encoded: bytes, promise: Promise[bytes], now: float, reign: int = 0
+    ) -> None:
+        """Put a request into this turn's batch; `promise` is resolved once it is applied, fails, or took too long.
+
+        reign: as Proposer.propose has it.
+        """
         opened = self._open
+        batch = opened[-1] if opened else None
         # While there is no leader batches stay open; a request does not join one whose time is partly over.
-        if opened and opened[-1].size < MAX_BATCH_BYTES and opened[-1].deadline - now > self._timeout - 0.1:
-            batch = opened[-1]
-        else:
-            batch = Batch(self._next, now + self._timeout)
+        if (
+            batch is None
+            or batch.size >= MAX_BATCH_BYTES
+            or batch.deadline - now <= self._timeout - 0.1
+            or batch.reign != reign
+        ):
+            batch = Batch(self._next, now + self._timeout, reign)
             self._next += 1
             opened.append(batch)
         tag = _KIND_TAGS[kind]
@@ -132,9 +149,24 @@ class Proposals:
 
     def proposed(self, sequence: int, term: int) -> None:
         """A batch was handed to raft in this term."""
+        self._bound.pop(sequence, None)
         batch = self._waiting.get(sequence)
         if batch is not None:
             batch.term = term
+
+    def withdraw(self, reign: int) -> int:
+        """Fail what only the leader of another term may append: how many requests. reign: the term that this member
+        leads, 0 if it leads in none.
+
+        To be called right before proposing. What has been appended in its own term does no harm later: whoever leads
+        next has it before anything that it decides itself, or has it not and never will.
+        """
+        if not self._bound:
+            return 0
+        late = [batch for batch in self._bound.values() if batch.reign != reign]
+        for batch in late:
+            del self._waiting[batch.sequence]
+        return self._fail(late, LeaderChanged())
 
     def leader_failed(self, term: int, error: KvstoreError) -> int:
         """Fail what was proposed in an earlier term than that of an entry applied now: how many requests.
@@ -159,6 +191,8 @@ class Proposals:
         taken = []
         for batch in self._open:
             self._waiting[batch.sequence] = batch
+            if batch.reign:
+                self._bound[batch.sequence] = batch
             payload = b"".join((self._proposer, batch.sequence.to_bytes(8, "little"), *batch.chunks))
             taken.append((batch.sequence, payload))
             batch.chunks = []
@@ -203,5 +237,6 @@ class Proposals:
         return count
 
     def _forget(self, batch: Batch) -> None:
+        self._bound.pop(batch.sequence, None)
         self.pending_bytes -= batch.size
         self.pending_requests -= len(batch.requests)

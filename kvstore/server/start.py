@@ -344,7 +344,13 @@ def _assemble(
         loop=ready_loop,
         proposer=proposer,
         reads=reads,
-        leases=LeaseKeeper(lessor, proposer, leader, lambda waiter: member.confirm(waiter)),
+        leases=LeaseKeeper(
+            lessor,
+            proposer,
+            leader,
+            lambda waiter: member.confirm(waiter),
+            lambda: node.basic_status().hard_state.term,
+        ),
         changes=MembershipChanges(
             config,
             identity.member_id,

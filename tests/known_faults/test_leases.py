@@ -29,7 +29,7 @@ async def test_lease_renewed_after_its_revocation(tmp_path: Path) -> None:
     lessor = Lessor(backend)
     waiting: list[Waiter] = []
     nobody: Any = SimpleNamespace(is_leader=True)
-    keeper = LeaseKeeper(lessor, nobody, nobody, waiting.append)
+    keeper = LeaseKeeper(lessor, nobody, nobody, waiting.append, lambda: 1)
     lessor.grant(pb.LeaseGrantRequest(ID=LEASE, TTL=100), 0.0)
     keeper.leadership_changed(True, 0.0)
 

@@ -195,14 +195,19 @@ def test_long_leases_are_checkpointed_and_renewals_clear_that(lessor: Lessor) ->
     grant(lessor, 1, 1000)
     grant(lessor, 2, 200)
     assert not lessor.due_checkpoints(299.0).checkpoints
+    assert lessor.owed_checkpoint(1) is None
     due = lessor.due_checkpoints(300.0)
     assert [(checkpoint.ID, checkpoint.remaining_TTL) for checkpoint in due.checkpoints] == [(1, 700)]
+    # A renewal may come while the checkpoint is on its way, and once it is there.
+    assert lessor.owed_checkpoint(1) is not None
     lessor.checkpoint(due)
     assert not lessor.due_checkpoints(301.0).checkpoints
     lessor.renew(1, 400.0)
-    cleared = lessor.due_checkpoints(401.0)
+    cleared = lessor.owed_checkpoint(1)
+    assert cleared is not None
     assert [(checkpoint.ID, checkpoint.remaining_TTL) for checkpoint in cleared.checkpoints] == [(1, 0)]
     lessor.checkpoint(cleared)
+    assert lessor.owed_checkpoint(1) is None
     lessor.promote(500.0, extend=0.0)
     assert time_to_live(lessor, 1, 500.0).TTL == 1000
 

@@ -25,9 +25,9 @@ REQUESTS: dict[str, Message] = {
 }
 
 
-def add(proposals: Proposals, kind: str, request: Any, now: float = 0.0) -> Promise[bytes]:
+def add(proposals: Proposals, kind: str, request: Any, now: float = 0.0, reign: int = 0) -> Promise[bytes]:
     promise: Promise[bytes] = Promise()
-    proposals.add(kind, request, request.SerializeToString(), promise, now)
+    proposals.add(kind, request, request.SerializeToString(), promise, now, reign)
     return promise
 
 
@@ -92,3 +92,21 @@ def test_a_batch_of_an_unknown_kind_is_refused() -> None:
     payload = b"\x09" + bytes(8) + b"\x11" + bytes(8) + b"\x1a\x04\xfa\x7f\x01x"
     with pytest.raises(ValueError, match="kind of request"):
         list(decode(payload)[2])
+
+
+def test_what_one_term_may_append_is_withdrawn_in_every_other_until_it_is_proposed() -> None:
+    proposals = Proposals(1, 1, 5.0)
+    promises = [add(proposals, "lease_revoke", pb.LeaseRevokeRequest(ID=7), reign=reign) for reign in (4, 4, 0, 5, 0)]
+    taken = proposals.take()
+    assert [len(list(decode(payload)[2])) for _, payload in taken] == [2, 1, 1, 1]
+    assert proposals.withdraw(4) == 1
+    assert [promise.done() for promise in promises] == [False, False, False, True, False]
+    assert isinstance(promises[3].exception(), errors.LeaderChanged)
+    for sequence, _ in taken:
+        proposals.proposed(sequence, 4)
+    # From now on raft knows the term, and an answer may come from a later one.
+    assert proposals.withdraw(0) == 0
+    assert proposals.pending_requests == 4
+    for sequence in (taken[0][0], taken[1][0], taken[3][0]):
+        assert proposals.applied(sequence) is not None
+    assert (proposals.pending_requests, proposals.pending_bytes) == (0, 0)

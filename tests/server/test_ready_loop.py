@@ -4,7 +4,7 @@ import asyncio
 import random
 from collections.abc import Callable, Sequence
 
-from kvstore.errors import TimeoutDueToLeaderFail
+from kvstore.errors import LeaderChanged, TimeoutDueToLeaderFail
 from kvstore.pb import rpc_pb2 as pb
 from kvstore.rpc.promise import Promise
 from kvstore.server.proposals import Proposals, decode
@@ -105,13 +105,17 @@ class TestMember:
     def send(self, to: int, messages: list[Message]) -> None:
         asyncio.get_running_loop().call_soon(self.group.deliver, self.id, to, messages)
 
-    def put(self, key: bytes) -> Promise[bytes]:
+    def put(self, key: bytes, reign: int = 0) -> Promise[bytes]:
         promise: Promise[bytes] = Promise()
         request = pb.PutRequest(key=key)
         now = asyncio.get_running_loop().time()
-        self.proposals.add("put", request, request.SerializeToString(), promise, now)
+        self.proposals.add("put", request, request.SerializeToString(), promise, now, reign)
         self.loop.wake()
         return promise
+
+    @property
+    def term(self) -> int:
+        return self.loop.node.basic_status().hard_state.term
 
 
 class Group:
@@ -230,3 +234,36 @@ async def test_a_proposal_that_meets_a_leader_about_to_go_is_taken_by_the_next()
     await group.until(lambda: all(len(member.machine.keys) == 2 for member in group.members.values()))
     assert forwarded.exception() is None
     assert own.exception() is None
+
+
+async def test_what_was_decided_as_the_leader_of_a_term_is_appended_in_that_term_only() -> None:
+    group = Group()
+    old = await group.lead(1)
+    reign = old.term
+    decided = old.put(b"in time", reign)
+    await group.until(decided.done)
+    # What waits for a transfer goes to the next leader. This transfer waits for its target to catch up.
+    group.cut = {2}
+    missed = old.put(b"missed")
+    await group.until(missed.done)
+    old.loop.call(lambda node: node.transfer_leader(2))
+    late, anybodys = old.put(b"too late", reign), old.put(b"anybody's")
+    for _ in range(50):
+        await asyncio.sleep(0)
+    assert not late.done()
+    group.cut = set()
+    await group.until(lambda: late.done() and anybodys.done())
+    assert group.members[2].loop.leadership.is_leader
+    assert isinstance(late.exception(), LeaderChanged)
+    assert anybodys.exception() is None
+    # Leading again is another reign, in which others may have decided since.
+    group.members[2].loop.call(lambda node: node.transfer_leader(1))
+    await group.until(lambda: old.loop.leadership.is_leader)
+    again = old.put(b"from before", reign)
+    await group.until(again.done)
+    assert isinstance(again.exception(), LeaderChanged)
+    anew = old.put(b"anew", old.term)
+    await group.until(anew.done)
+    assert anew.exception() is None
+    await group.until(lambda: len(old.machine.keys) == 4)
+    assert old.machine.keys == [b"in time", b"missed", b"anybody's", b"anew"]

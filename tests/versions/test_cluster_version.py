@@ -34,7 +34,7 @@ class Cluster:
     def active_since(self, member: int) -> float | None:
         return 1.0 if member in self.connected else None
 
-    def propose(self, kind: str, request: Message) -> Promise[bytes]:
+    def propose(self, kind: str, request: Message, reign: int = 0) -> Promise[bytes]:
         assert kind == "cluster_version"
         assert isinstance(request, Entry)
         promise: Promise[bytes] = Promise()
