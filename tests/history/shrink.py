@@ -34,7 +34,8 @@ from tests.history.store import operations, within
 
 T = TypeVar("T")
 _CLOSED = {"dirty read", "unexplained revision"}
-_LEASES = {"lease life", "lease from nowhere", "dead lease", "revoked lease keeps keys", "wrong lease time"}
+_COMPACTED = {"wrong refusal", "wrong prev_kv"}
+"""Faults that a compaction would excuse."""
 
 
 class Shrinker:
@@ -148,8 +149,8 @@ class Shrinker:
             facts_at = self._plan.facts.at(closed)
             if not facts_at or any(could_write(call.op, key, kv) for key, kv in facts_at.items()):
                 kept.add(call.id)
-        if self._violation.kind not in _LEASES:
-            kept.update(call.id for call in self._plan.compactions if self._violation.kind == "wrong refusal")
+        if self._violation.kind in _COMPACTED:
+            kept.update(call.id for call in self._plan.compactions)
         top = max((call.result.revision for call in calls if call.result), default=0)
         top = max([top, closed, *(entry.revision for watch in watches for entry in _responses(watch))])
         return History(

@@ -364,6 +364,18 @@ def test_a_wrong_prev_kv_of_an_event_is_found() -> None:
     assert_fails(script.history, "wrong prev_kv")
 
 
+@pytest.mark.parametrize(("compacted", "begun", "excused"), [(5, 900, True), (4, 900, False), (5, 1001, False)])
+def test_what_was_before_may_be_left_out_once_it_is_compacted(compacted: int, begun: int, excused: bool) -> None:
+    script, events = watched()
+    events[4] = replace(events[4], prev_kv=None)
+    script.watch(tuple(events), prev_kv=True)
+    script.answered("a", begun, 2000, Compact(compacted), CompactResult(5))
+    if excused:
+        assert check(script.history).ok, check(script.history).summary()
+    else:
+        assert_fails(script.history, "wrong prev_kv")
+
+
 def test_an_event_of_a_deletion_that_was_a_put_is_found() -> None:
     script, events = watched()
     script.watch((events[0], delete_event(b"x", 3, kv(b"x", b"1", 2)), *events[2:]), prev_kv=True)

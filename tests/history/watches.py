@@ -54,20 +54,14 @@ def check_watch(watch: Watch, truth: Truth) -> Iterator[Violation]:
         # A broken sequence makes all that follows look missing or repeated.
         return
     told: dict[int, dict[bytes, Event]] = {}
-    for event in _events(watch):
-        told.setdefault(event.kv.mod_revision, {})[event.kv.key] = event
-    for revision, events in told.items():
-        for event in events.values():
-            yield from _event(watch, event, revision, truth)
+    for entry in watch.log:
+        if isinstance(entry, WatchResponse):
+            for event in entry.events:
+                told.setdefault(event.kv.mod_revision, {})[event.kv.key] = event
+                yield from _event(watch, event, entry.at, truth)
     for cover in _stretches(watch):
         for revision in range(cover[0], cover[1] + 1):
             yield from _missing(watch, revision, told.get(revision, {}), truth)
-
-
-def _events(watch: Watch) -> Iterator[Event]:
-    for entry in watch.log:
-        if isinstance(entry, WatchResponse):
-            yield from entry.events
 
 
 def _stretches(watch: Watch) -> list[tuple[int, int]]:
@@ -124,18 +118,22 @@ def _canceled(watch: Watch, plan: Plan) -> Iterator[Violation]:
     if plan.partial:
         return
     for entry in watch.log:
-        if isinstance(entry, WatchResponse) and entry.compact_revision:
-            asked = [
-                call.op.revision for call in plan.compactions if call.start <= entry.at and isinstance(call.op, Compact)
-            ]
-            if entry.compact_revision > max(asked, default=0):
-                text = f"canceled as compacted at revision {entry.compact_revision}, and no call had asked for that"
-                yield _fault(watch, "watch lost for nothing", text)
+        if not (isinstance(entry, WatchResponse) and entry.compact_revision):
+            continue
+        if entry.compact_revision > _compacted(plan, entry.at):
+            text = f"canceled as compacted at revision {entry.compact_revision}, and no call had asked for that"
+            yield _fault(watch, "watch lost for nothing", text)
 
 
-def _event(watch: Watch, event: Event, revision: int, truth: Truth) -> Iterator[Violation]:
-    """Whether what an event tells is what happened."""
-    key = event.kv.key
+def _compacted(plan: Plan, moment: int) -> int:
+    """The highest revision that can have been compacted by a moment."""
+    asked = (call.op.revision for call in plan.compactions if call.start <= moment and isinstance(call.op, Compact))
+    return max(asked, default=0)
+
+
+def _event(watch: Watch, event: Event, moment: int, truth: Truth) -> Iterator[Violation]:
+    """Whether what an event, told at a moment, says is what happened."""
+    key, revision = event.kv.key, event.kv.mod_revision
     if not within(key, watch.key, watch.end):
         yield _fault(watch, "foreign event", f"told of {key!r}, which it does not watch")
         return
@@ -158,7 +156,9 @@ def _event(watch: Watch, event: Event, revision: int, truth: Truth) -> Iterator[
         )
         return
     old, certain = truth.before(key, revision)
-    if certain and watch.prev_kv and not same(old, event.prev_kv):
+    wrong = certain and watch.prev_kv and not same(old, event.prev_kv)
+    # A compaction at this revision, or a later one, forgets what was there before it.
+    if wrong and not (event.prev_kv is None and _compacted(truth.plan, moment) >= revision):
         text = f"told that {key!r} was {show(event.prev_kv)} before revision {revision}, but it was {show(old)}"
         yield _fault(watch, "wrong prev_kv", text, revision)
     if event.prev_kv is not None and not watch.prev_kv:

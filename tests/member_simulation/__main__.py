@@ -33,7 +33,7 @@ def main() -> int:
     else:
         outcomes = (o for o in run_seeds(arguments.seeds, arguments.members, arguments.seconds, arguments.jobs))
     began = time.monotonic()
-    done = failed = calls = answers = 0
+    done = failed = undecided = calls = answers = 0
     virtual = processor = 0.0
     for outcome in outcomes:
         done += 1
@@ -41,6 +41,7 @@ def main() -> int:
         processor += outcome.seconds
         calls += outcome.calls
         answers += outcome.answers
+        undecided += outcome.undecided
         if outcome.failure:
             failed += 1
             print(f"seed {outcome.seed} fails:\n{outcome.failure}", flush=True)
@@ -50,7 +51,8 @@ def main() -> int:
             rate = virtual / (time.monotonic() - began)
             print(f"{done}/{len(arguments.seeds)} seeds, {failed} failed, {rate:.0f} x real time", file=sys.stderr)
     real = max(time.monotonic() - began, 1e-9)
-    print(f"{done - failed} passed, {failed} failed; {calls:,} calls of clients, {answers:,} answered")
+    doubt = f", {undecided} of their histories not decided" if undecided else ""
+    print(f"{done - failed} passed, {failed} failed{doubt}; {calls:,} calls of clients, {answers:,} answered")
     rate = virtual / max(processor, 1e-9)
     print(
         f"{virtual / 3600:.2f} cluster-hours in {real:.0f} s, {virtual / real:.0f} x real time; "

@@ -18,8 +18,10 @@ from google.protobuf.message import Message
 from kvstore.pb import rpc_pb2 as pb
 from kvstore.rpc import RpcError, StatusCode
 from kvstore.rpc.incoming import EOF
+from tests.history.model import Watch
 from tests.member_simulation.host import Host
 from tests.member_simulation.network import Call, Channel, Network
+from tests.member_simulation.recording import Scribe
 from tests.member_simulation.timeline import ProcessLoop, Timeline, Violation
 from tests.member_simulation.truth import Change, Truth
 
@@ -66,6 +68,7 @@ class Cluster(Protocol):
     network: Network
     timeline: Timeline
     truth: Truth
+    scribe: Scribe
     fastest: float
     """The rate of the fastest clock."""
 
@@ -170,17 +173,21 @@ class Client:
     async def call(self, method: str, request: Message, response: type[R]) -> R:
         """Call a unary method. Raises RpcError; the next call goes elsewhere then."""
         self.book.calls += 1
+        noted = self.cluster.scribe.asked(self.name, request)
         try:
             encoded = await self.channel().unary(
                 f"/etcdserverpb.{method}", request.SerializeToString(), timeout=CALL_SECONDS
             )
         except RpcError as error:
             self.cluster.timeline.trace.mark(error.code.name.encode())
-            if error.code not in WITHOUT_EFFECT:
+            refused = error.code in WITHOUT_EFFECT
+            self.cluster.scribe.failed(noted, error, refused)
+            if not refused:
                 self.choose()
             raise
         self.book.answers += 1
         answer = response.FromString(encoded)
+        self.cluster.scribe.answered(noted, answer)
         self.cluster.timeline.trace.mark(encoded)
         return answer
 
@@ -418,8 +425,10 @@ class Worker(Client):
     async def _renew(self, lease: HeldLease) -> None:
         asked = self.cluster.timeline.now
         stream = self.channel().stream("/etcdserverpb.Lease/LeaseKeepAlive")
+        request = pb.LeaseKeepAliveRequest(ID=lease.number)
+        noted = self.cluster.scribe.asked(self.name, request)
         try:
-            stream.write(pb.LeaseKeepAliveRequest(ID=lease.number).SerializeToString())
+            stream.write(request.SerializeToString())
             async with asyncio.timeout(CALL_SECONDS):
                 answer = await stream.read()
         except TimeoutError:
@@ -432,7 +441,9 @@ class Worker(Client):
             stream.cancel()
         if answer is EOF:
             return
-        ttl = pb.LeaseKeepAliveResponse.FromString(answer).TTL
+        response = pb.LeaseKeepAliveResponse.FromString(answer)
+        self.cluster.scribe.answered(noted, response)
+        ttl = response.TTL
         self.book.check_renewal(lease, asked, ttl)
         if ttl <= 0 and self._lease is lease:
             self._lease = None
@@ -463,6 +474,8 @@ class Watching(Client):
         self._key = key
         self._end = end
         self._begun = False
+        self._noted: Watch | None = None
+        self._prev_kv = chance.random() < 0.3
         self._slow = chance.choice((0.0, 0.0, 0.05, 0.5))
 
     @property
@@ -493,7 +506,10 @@ class Watching(Client):
             range_end=self._end,
             start_revision=self.seen + 1 if self._begun else 0,
             progress_notify=self.chance.random() < 0.5,
+            prev_kv=self._prev_kv,
         )
+        if self._noted is not None:
+            self.cluster.scribe.resumed(self._noted, create.start_revision)
         stream.write(pb.WatchRequest(create_request=create).SerializeToString())
         # Leave from time to time, and sooner if nothing comes: the member may be cut off.
         leave = self.cluster.timeline.now + self.chance.uniform(5.0, 60.0)
@@ -512,7 +528,12 @@ class Watching(Client):
                 await self.sleep(0.05 if self.quiet else self._slow)
             stream.acknowledge()
             self.cluster.timeline.trace.mark(message)
-            if not self._take(pb.WatchResponse.FromString(message)):
+            response = pb.WatchResponse.FromString(message)
+            if self._noted is not None:
+                self.cluster.scribe.told(self._noted, response)
+            elif response.created and not response.canceled:
+                self._noted = self.cluster.scribe.watch(self.name, create, response.header.revision)
+            if not self._take(response):
                 return
 
     def _take(self, response: pb.WatchResponse) -> bool:

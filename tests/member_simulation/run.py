@@ -23,7 +23,8 @@ class Outcome:
     """What came of a seed.
 
     failure: the traceback and the end of the trace, empty if everything held. virtual_seconds: of the world. seconds:
-    of a processor that it took. calls, answers: of clients. hash: of everything that happened.
+    of a processor that it took. calls, answers: of clients. undecided: whether the history checker gave up. hash: of
+    everything that happened.
     """
 
     seed: int
@@ -33,6 +34,7 @@ class Outcome:
     calls: int
     answers: int
     revision: int
+    undecided: bool
     hash: str
 
 
@@ -60,6 +62,7 @@ def run_seed(
             world.book.calls,
             world.book.answers,
             world.truth.revision,
+            world.undecided,
             trace.hash(),
         )
 

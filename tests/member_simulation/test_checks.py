@@ -9,9 +9,11 @@ import pytest
 
 from kvstore.pb import internal_pb2
 from kvstore.pb import rpc_pb2 as pb
+from kvstore.rpc import RpcError, StatusCode
 from kvstore.storage.batch import TableSpec, WriteBatch
 from kvstore.storage.engine import Engine, EngineOptions
 from raft.messages import Entry, HardState, SnapshotMetadata
+from tests.history.plan import SECOND
 from tests.member_simulation.clients import Book, HeldLease, Watching, Write
 from tests.member_simulation.disk import DiskHabits, SimulatedWriter
 from tests.member_simulation.host import KnownLog
@@ -298,6 +300,62 @@ def test_hashes_that_differ_are_noticed(world: World) -> None:
     world.operator.note_hash(3, pb.HashKVResponse(hash=1), "m2")
     with pytest.raises(Violation, match="different histories"):
         world.operator.note_hash(3, pb.HashKVResponse(hash=2), "m3")
+
+
+# The history.
+
+
+def written(world: World, client: str, value: bytes, revision: int) -> None:
+    call = world.scribe.asked(client, pb.PutRequest(key=b"k", value=value))
+    world.scribe.answered(call, pb.PutResponse(header=pb.ResponseHeader(revision=revision)))
+
+
+def test_a_history_that_no_store_could_have_had_is_noticed(world: World) -> None:
+    written(world, "c0", b"1", 2)
+    world._judge()
+    world.timeline.run(1.0)
+    call = world.scribe.asked("c1", pb.RangeRequest(key=b"k"))
+    world.scribe.answered(call, pb.RangeResponse(header=pb.ResponseHeader(revision=1)))
+    with pytest.raises(Violation, match=r"history: 2 calls .*\n.*stale: call 1 is at revision 1"):
+        world._judge()
+
+
+def test_a_history_knows_what_a_watch_was_told(world: World) -> None:
+    written(world, "c0", b"1", 2)
+    written(world, "c0", b"2", 3)
+    watch = world.scribe.watch("w", pb.WatchCreateRequest(key=b"k"), revision=1)
+    world.scribe.told(watch, pb.WatchResponse(header=pb.ResponseHeader(revision=2)))
+    with pytest.raises(Violation, match="skipped event"):
+        world._judge()
+
+
+@pytest.mark.parametrize(("message", "refused", "kind"), [
+    ("etcdserver: mvcc: required revision has been compacted", True, "wrong refusal"),
+    ("etcdserver: request timed out", False, ""),
+])  # fmt: skip
+def test_a_history_tells_a_refusal_from_a_doubt(world: World, message: str, refused: bool, kind: str) -> None:
+    written(world, "c0", b"1", 2)
+    call = world.scribe.asked("c0", pb.RangeRequest(key=b"k", revision=1))
+    world.scribe.failed(call, RpcError(StatusCode.OUT_OF_RANGE, message), refused)
+    if not kind:
+        world._judge()
+        return
+    with pytest.raises(Violation, match=kind):
+        world._judge()
+    world.scribe.compacted(2)
+    world._judge()
+
+
+def test_a_run_leaves_a_history_of_everything() -> None:
+    with World(6) as world:
+        world.run(30.0)
+        history = world.scribe.history
+    kinds = {type(call.op).__name__ for call in history.calls}
+    assert kinds >= {"Put", "Range", "Txn", "Delete", "Grant", "KeepAlive"}
+    assert {call.outcome.value for call in history.calls} == {"answered", "refused", "unknown"}
+    assert any(type(entry).__name__ == "WatchResumed" for watch in history.watches for entry in watch.log)
+    assert any(response.events for watch in history.watches for response in watch.log if hasattr(response, "events"))
+    assert max(call.end for call in history.calls) > 30 * SECOND
 
 
 def test_a_cluster_that_does_not_come_back_is_noticed() -> None:

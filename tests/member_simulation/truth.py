@@ -63,7 +63,11 @@ class Outcome:
 
 
 class Truth:
-    """The one history. now: the world's clock. on_put: told of each value that is written, on_revoke of each lease."""
+    """The one history. now: the world's clock.
+
+    on_put: told of each value that is written, on_revoke of each lease that ends, on_compaction of each revision up to
+    which the past is forgotten.
+    """
 
     def __init__(self, now: Callable[[], float]) -> None:
         self.revision = 1
@@ -73,6 +77,7 @@ class Truth:
         self.changes: list[Change] = []
         self.on_put: Callable[[bytes, bytes, int], None] = lambda key, value, revision: None
         self.on_revoke: Callable[[int], None] = lambda lease: None
+        self.on_compaction: Callable[[int], None] = lambda revision: None
         self._now = now
         self._entries: list[tuple[int, int, bytes]] = []
         self._revisions: list[int] = []
@@ -136,6 +141,7 @@ class Truth:
     def _compaction(self, request: pb.CompactionRequest) -> None:
         if self.compacted < request.revision <= self.revision:
             self.compacted = request.revision
+            self.on_compaction(request.revision)
 
     def _lease_grant(self, request: pb.LeaseGrantRequest) -> None:
         if request.ID not in self.leases or not self._lives(request.ID):

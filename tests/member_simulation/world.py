@@ -23,9 +23,11 @@ from kvstore.pb import rpc_pb2 as pb
 from kvstore.rpc import RpcError
 from kvstore.server.config import Config, Url
 from raft.messages import ConfState, Snapshot, SnapshotMetadata
+from tests.history import CheckOptions, check
 from tests.member_simulation.clients import Book, Client, Watching, Worker
 from tests.member_simulation.host import Group, Host
 from tests.member_simulation.network import Network, NetworkHabits
+from tests.member_simulation.recording import Scribe
 from tests.member_simulation.timeline import Timeline, Trace, Violation
 from tests.member_simulation.truth import Truth
 from tests.simulation.invariants import Invariants
@@ -92,16 +94,20 @@ class World:
         self.network = Network(timeline)
         self.network.habits.seconds = chance.choice((0.0002, 0.001, 0.01, 0.03))
         self.truth = Truth(lambda: timeline.now)
+        self.scribe = Scribe(lambda: timeline.now)
         first = Snapshot(b"", SnapshotMetadata(ConfState(), 0, 0))
         self.group = Group(timeline, self.network, self.truth, Invariants(first))
         self.directory = Path(tempfile.mkdtemp(prefix="kvstore-simulation-", dir=_directory()))
         self.trace.hidden = str(self.directory)
         self.fastest = 1.0
+        self.undecided = False
         self.hosts: list[Host] = []
         self._quiet = False
         self._options = self._draw_options()
         self._rates = chance.choice(((1.0,), (1.0,), (0.98, 1.0, 1.02)))
         self.fastest = max(self._rates)
+        if self._options["auto_compaction_retention"]:
+            self.truth.on_compaction = self.scribe.compacted
         self._found(members or chance.choice((1, 2, 3, 3, 3, 4, 5)))
         self.book = Book(self)
         self.clients = self._make_clients()
@@ -151,6 +157,15 @@ class World:
         if self._reached != "everything":
             raise Violation(f"liveness: {RECOVERY_SECONDS} s after the trouble: {self._reached}; {self._describe()}")
         timeline.note(f"the end: revision {self.truth.revision}, {self.truth.applied} entries")
+        self._judge()
+
+    def _judge(self) -> None:
+        """Hold what the clients saw against what is possible, by itself."""
+        # A promise is kept if the fastest clock keeps it, as clients.py holds it too.
+        report = check(self.scribe.history, CheckOptions(clock_error=1.0 - 1.0 / self.fastest + 1e-9))
+        self.undecided = bool(report.undecided)
+        if report.violations:
+            raise Violation(f"history: {report.summary()}")
 
     # How it begins.
 
