@@ -4,8 +4,8 @@ Knows one endpoint and how to ask it for each; what the others see of it is meas
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 from kvbench import requests
 from kvbench.requests import KeySpace
@@ -25,6 +25,8 @@ CALLS_AT_ONCE = 500
 PUTS_A_TXN = 100
 # Long enough to grant them all, short enough that they expire while it is measured.
 SHORT_TTL = 8
+# So that the log is cut while it is measured: whenever the state was committed.
+CUT_OFTEN = {"snapshot-count": "100", "snapshot-catchup-entries": "100"}
 LONG_TTL = 3_600
 LEASE = 7_777
 BULK = KeySpace(10_000_000, prefix=b"kvbench-bulk/", size=25)
@@ -102,13 +104,24 @@ async def _nothing(server: Server) -> None:
 class Disturbance:
     """One kind of work.
 
-    prepare: done before, unseen. act: done while it is measured; again and again if it `repeats`.
+    prepare: done before, unseen. act: done while it is measured; again and again if it `repeats`. flags: what
+    kvstored is started with for it, by name; other servers are not asked for it then.
     """
 
     name: str
     act: Step
     prepare: Step = _nothing
     repeats: bool = False
+    flags: Mapping[str, str] = field(default_factory=dict)
+
+
+async def _read_everything(server: Server) -> None:
+    """Have the state in the system's cache after a start."""
+    first = server.keys.key(0)
+    while first:
+        request = pb.RangeRequest(key=first, range_end=server.keys.end, limit=10_000)
+        answer = pb.RangeResponse.FromString(await server.call(requests.RANGE, request.SerializeToString()))
+        first = answer.kvs[-1].key + b"\0" if answer.more else b""
 
 
 async def _compact(server: Server) -> None:
@@ -184,6 +197,7 @@ def table() -> tuple[Disturbance, ...]:
     return (
         Disturbance("nothing", _nothing),
         Disturbance("compaction", _compact, repeats=True),
+        Disturbance("log truncation", _nothing, prepare=_read_everything, flags=CUT_OFTEN),
         Disturbance("defragmentation", _defragment, repeats=True),
         Disturbance("snapshot", _snapshot, repeats=True),
         Disturbance("hash", _hash, repeats=True),

@@ -11,7 +11,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +26,7 @@ PROBE_SECONDS = 1.0
 POLL_SECONDS = 0.005
 QUOTA_BYTES = 8 << 30
 TAIL_BYTES = 3_000
+OWN_NAME = "kvstored"
 
 _RANGE = "/etcdserverpb.KV/Range"
 _STATUS = "/etcdserverpb.Maintenance/Status"
@@ -46,7 +47,7 @@ class Program:
 
 def kvstored() -> Program:
     """The daemon of this installation."""
-    return Program("kvstored", (sys.executable, "-m", "kvstored"), _version((sys.executable, "-m", "kvstored")))
+    return Program(OWN_NAME, (sys.executable, "-m", "kvstored"), _version((sys.executable, "-m", "kvstored")))
 
 
 def etcd() -> Program | None:
@@ -81,7 +82,7 @@ class _Member:
     def peer_url(self) -> str:
         return f"http://127.0.0.1:{self.peer_port}"
 
-    def start(self, program: Program, initial_cluster: str) -> None:
+    def start(self, program: Program, initial_cluster: str, further: Mapping[str, str]) -> None:
         client_url = f"http://{self.endpoint}"
         flags = {
             "name": self.name,
@@ -94,6 +95,7 @@ class _Member:
             "initial-cluster-token": "kvbench",
             "quota-backend-bytes": str(QUOTA_BYTES),
             "log-level": "error",
+            **further,
         }
         with self.log.open("ab") as log, _signals_deferred():
             self._process = subprocess.Popen(
@@ -154,6 +156,7 @@ class Cluster:
         self.directory = directory
         self._members = [_Member(f"m{number}", directory / f"m{number}") for number in range(1, size + 1)]
         self._initial = ",".join(f"{member.name}={member.peer_url}" for member in self._members)
+        self._flags: Mapping[str, str] = {}
 
     @property
     def endpoints(self) -> tuple[str, ...]:
@@ -180,12 +183,22 @@ class Cluster:
         begun = time.perf_counter()
         for member in self._members:
             if not member.running:
-                member.start(self.program, self._initial)
+                member.start(self.program, self._initial, self._flags)
         asyncio.run(_first_answer(self.endpoints, self._check))
         elapsed = time.perf_counter() - begun
         for member in self._members:
             asyncio.run(_first_answer((member.endpoint,), self._check))
         return elapsed
+
+    def run_with(self, flags: Mapping[str, str]) -> None:
+        """Have all members run with these flags besides the usual ones; they are started again if they do not.
+
+        Raises ServerFailed.
+        """
+        if dict(flags) != dict(self._flags):
+            self.stop()
+            self._flags = flags
+            self.start()
 
     def _check(self) -> None:
         for member in self._members:

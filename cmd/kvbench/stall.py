@@ -22,7 +22,7 @@ from kvbench.disturbances import Disturbance, Server
 from kvbench.load import Kind, Load, Result
 from kvbench.pool import LoadFailed, Pool
 from kvbench.requests import KeySpace
-from kvbench.servers import Cluster, Program
+from kvbench.servers import OWN_NAME, Cluster, Program
 from kvbench.workloads import fill
 
 BEFORE_SECONDS = 0.5
@@ -78,6 +78,9 @@ def measure(plan: Plan, program: Program, directory: Path | None, json_file: Pat
         fill(load_pool, cluster, plan.keys)
         click.echo(_head())
         for disturbance in plan.chosen:
+            if disturbance.flags and program.name != OWN_NAME:
+                continue
+            cluster.run_with(disturbance.flags)
             rows.append(asyncio.run(_beside(plan, disturbance, cluster, load_pool, probe_pool)))
             click.echo(_line(rows[-1]))
     click.echo("latency of the probe in ms, from when a call was due; lag: the loop's own, 99.9% below, in ms")

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import os
-import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +12,8 @@ from typing import Final, Protocol
 from kvstore.pb import peer_pb2 as pb
 from kvstore.peer.codec import decode_message, encode_message
 from kvstore.rpc import RpcError, StatusCode
+from kvstore.storage import pace
+from kvstore.storage.pace import SyncedFile
 from raft.messages import Message, MessageType, Snapshot, SnapshotMetadata
 
 FORMAT_VERSION: Final = 1
@@ -30,7 +30,7 @@ class Copy(Protocol):
 
 @dataclass(slots=True)
 class ReceivedSnapshot:
-    """A copy that arrived whole and is on disk: its raft message, its file, and how long the file's sync took."""
+    """A copy that arrived whole and is on disk: its raft message, its file, and how long its syncs took together."""
 
     message: Message
     path: Path
@@ -79,7 +79,7 @@ async def receive(chunks: AsyncIterator[pb.SnapshotChunk], directory: Path) -> R
     try:
         sync_seconds = await _store(chunks, path)
     except BaseException as error:
-        path.unlink(missing_ok=True)
+        pace.remove(path)
         if isinstance(error, OSError):
             # Most likely there is no room; the sender is told so, and tries again later.
             raise RpcError(StatusCode.UNAVAILABLE, f"cannot store the snapshot: {error}") from error
@@ -91,7 +91,8 @@ async def _store(chunks: AsyncIterator[pb.SnapshotChunk], path: Path) -> float:
     digest = hashlib.sha256()
     size = 0
 
-    with path.open("wb") as file:
+    with path.open("wb", buffering=0) as target:
+        file = SyncedFile(target.fileno())
 
         def write(data: bytes) -> None:
             digest.update(data)
@@ -104,10 +105,8 @@ async def _store(chunks: AsyncIterator[pb.SnapshotChunk], path: Path) -> float:
             elif chunk.HasField("trailer"):
                 if chunk.trailer.size != size or chunk.trailer.sha256 != digest.digest():
                     raise RpcError(StatusCode.DATA_LOSS, "the snapshot's checksum is wrong")
-                file.flush()
-                began = time.perf_counter()
-                await asyncio.to_thread(os.fsync, file.fileno())
-                return time.perf_counter() - began
+                await asyncio.to_thread(file.finish)
+                return file.sync_seconds
             else:
                 raise RpcError(StatusCode.INVALID_ARGUMENT, "unknown chunk in a snapshot")
     raise RpcError(StatusCode.DATA_LOSS, "the snapshot ended before its checksum")

@@ -23,6 +23,7 @@ from kvstore.server.cluster_version import ClusterVersion
 from kvstore.server.config import Config
 from kvstore.server.membership import Membership
 from kvstore.server.metrics import Timed, WatchTimes
+from kvstore.storage import pace
 from kvstore.storage.backend import Backend
 from kvstore.storage.meta import Identity, Position
 from kvstore.storage.snapshot import SnapshotReader
@@ -125,7 +126,7 @@ class State:
         """Delete copies that raft had no use for."""
         kept = (except_for.index, except_for.term) if except_for is not None else None
         for key in [key for key in self._incoming if key != kept]:
-            self._incoming.pop(key).unlink(missing_ok=True)
+            pace.remove(self._incoming.pop(key))
 
     def install(self, snapshot: SnapshotMetadata, done: Callable[[], None]) -> None:
         """Replace the state by the copy that was received with this snapshot."""

@@ -21,9 +21,11 @@ from typing import Any, Final
 
 import lmdb
 
+from kvstore.storage import pace
 from kvstore.storage.batch import DUP, Operation, TableSpec, WriteStats
 from kvstore.storage.errors import WAY_OUT, CorruptStore, DiskFull, JobFailed, WriterFailed
 from kvstore.storage.longkey import LAYERS_SUFFIX
+from kvstore.storage.pace import Retired
 from kvstore.storage.pages import DATA_FILE, LOCK_FILE, check_file, count_free_pages, read_meta
 from kvstore.storage.transaction import Handles, ReadTransaction, TableHandle, WriteTransaction
 
@@ -74,6 +76,7 @@ class Engine:
         self._fd = -1
         self.before_remap: Callable[[], None] = _nothing
         self.after_remap: Callable[[], None] = _nothing
+        self.retire: Callable[[Retired], None] = Retired.close
         self._open()
 
     @property
@@ -147,8 +150,7 @@ class Engine:
         try:
             fd = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
             try:
-                self._env.copyfd(fd, compact=True)
-                os.fsync(fd)
+                pace.copy(self._env, fd)
             finally:
                 os.close(fd)
             return self.swap_in(target)
@@ -169,9 +171,16 @@ class Engine:
             self._amend(file, max(self._map_size, 2 * meta.file_size), operations)
         self.before_remap()
         self.close()
-        (self.path / LOCK_FILE).unlink(missing_ok=True)
-        os.replace(file, self.path / DATA_FILE)
-        sync_directory(self.path)
+        old = Retired(self.path / DATA_FILE, self.path / LOCK_FILE)
+        try:
+            (self.path / LOCK_FILE).unlink()
+            os.replace(file, self.path / DATA_FILE)
+            # Until the new name is durable a crash may bring the old file back.
+            sync_directory(self.path)
+        except BaseException:
+            old.close()
+            raise
+        self.retire(old)
         if file.parent != self.path:
             sync_directory(file.parent)
         self._open()

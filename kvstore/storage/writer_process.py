@@ -22,6 +22,7 @@ from kvstore.storage import frames, messages
 from kvstore.storage.batch import Operation, WriteStats
 from kvstore.storage.engine import MIB, Engine
 from kvstore.storage.errors import CorruptStore, DiskFull, JobFailed, StorageError
+from kvstore.storage.pace import Retired
 
 _READ_SIZE: Final = 1 * MIB
 _MAX_READ_AHEAD: Final = 32 * MIB
@@ -54,6 +55,7 @@ class Server:
         except StorageError as error:
             self._send((messages.FAILED, *messages.encode_error(error)))
             return 1
+        engine.retire = Retired.give_back
         try:
             while True:
                 self._serve_one(engine)

@@ -15,7 +15,7 @@ def test_stalls_are_measured_from_outside_and_inside(tmp_path: Path) -> None:
     done = CliRunner().invoke(program, ["stall", *arguments, "--dir", str(tmp_path), "--json", str(out)])
     assert done.exit_code == 0, done.output
     results = {result["name"]: result for result in json.loads(out.read_text())["results"]}
-    assert results.keys() == {"defragmentation", "revocation of a lease"}
+    assert results.keys() == {"log truncation", "defragmentation", "revocation of a lease"}
     for result in results.values():
         assert result["errors"] == 0
         assert result["probes"] > 0
