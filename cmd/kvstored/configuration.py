@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from kvstore.server.config import Config, ConfigError
+from kvstore.server.config import INITIAL_CORRUPT_CHECK, Config, ConfigError
 from kvstore.server.durations import parse_duration
 from kvstored.flags import FLAGS, Flag, UnknownFlag
 
@@ -149,6 +149,7 @@ def build_config(given: Mapping[str, str]) -> Config:
             value = flag.read(text)
             if value or not flag.zero_is_default:
                 fields[flag.field] = value
+    _take_former_names(fields)
     if (logger := fields.pop("logger", "zap")) != "zap":
         raise ConfigError("logger", logger, "must be zap")
     if "listen_client_urls" in fields and "advertise_client_urls" not in fields:
@@ -157,6 +158,14 @@ def build_config(given: Mapping[str, str]) -> Config:
         mode = fields.get("auto_compaction_mode", "periodic")
         fields["auto_compaction_retention"] = _retention(fields["auto_compaction_retention"], mode)
     return Config(**fields)
+
+
+def _take_former_names(fields: dict[str, Any]) -> None:
+    """Put what was given under a name of etcd 3.5 under the present one, which wins where both are given."""
+    if (seconds := fields.pop("experimental_corrupt_check_time", None)) is not None:
+        fields.setdefault("corrupt_check_time", seconds)
+    if fields.pop("experimental_initial_corrupt_check", False):
+        fields["feature_gates"] = fields.get("feature_gates", frozenset()) | {INITIAL_CORRUPT_CHECK}
 
 
 def _refuse_unless_default(flag: Flag, text: str) -> None:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from kvstore.server.config import ConfigError, parse_initial_cluster, parse_urls
+from kvstore.server.config import INITIAL_CORRUPT_CHECK, ConfigError, parse_initial_cluster, parse_urls
 from kvstore.server.durations import parse_duration
 
 
@@ -45,7 +45,21 @@ def parse_anything_if_star(text: str) -> str:
     return text.strip() or "*"
 
 
+def parse_feature_gates(text: str) -> frozenset[str]:
+    """The features that `name=bool,name=bool,...` switches on. Raises ValueError for one that there is not."""
+    enabled: dict[str, bool] = {}
+    for part in parse_list(text):
+        name, separator, value = part.partition("=")
+        if not separator or name not in FEATURES:
+            raise ValueError(f"each part is name=true or name=false with a name of {', '.join(FEATURES)}, not {part!r}")
+        enabled[name] = parse_bool(value)
+    return frozenset(name for name, is_enabled in enabled.items() if is_enabled)
+
+
 Parse = Callable[[str], Any]
+
+FEATURES: Final = (INITIAL_CORRUPT_CHECK,)
+"""What --feature-gates can switch on, by etcd's names."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,12 +228,25 @@ GROUPS: Final[Mapping[str, tuple[Flag, ...]]] = {
         ),
         Flag("snapshot-catchup-entries", "5000", "Entries kept behind a cut of the log.", parse_integer),
     ),
+    "Consistency": (
+        Flag(
+            "corrupt-check-time",
+            "0s",
+            "Time between two comparisons of all members' data by the leader; 0 is never.",
+            parse_duration,
+        ),
+        Flag(
+            "feature-gates",
+            "",
+            f"'{INITIAL_CORRUPT_CHECK}=true': a starting member first compares its data with the others'.",
+            parse_feature_gates,
+        ),
+    ),
     "Unsafe": (Flag("unsafe-no-fsync", "false", "Do not wait for the disk. Loses data.", parse_bool),),
 }
 
 NOT_YET: Final = (
     _later("enable-grpc-gateway", "false", parse_bool),
-    _later("feature-gates", ""),
     _later("discovery", ""),
     _later("discovery-token", ""),
     _later("discovery-endpoints", ""),
@@ -277,14 +304,19 @@ NOT_YET: Final = (
     _later("distributed-tracing-service-name", "etcd"),
     _later("distributed-tracing-instance-id", ""),
     _later("distributed-tracing-sampling-rate", "0", parse_integer),
-    _later("corrupt-check-time", "0s", parse_duration),
     _later("compact-hash-check-time", "1m", parse_duration),
     _later("bootstrap-defrag-threshold-megabytes", "0", parse_integer),
     _later("downgrade-check-time", "5s", parse_duration),
     _later("force-new-cluster", "false", parse_bool),
 )
 
-FLAGS: Final[Mapping[str, Flag]] = {flag.name: flag for group in (*GROUPS.values(), NOT_YET) for flag in group}
+FORMER: Final = (
+    Flag("experimental-corrupt-check-time", "0s", "corrupt-check-time", parse_duration),
+    Flag("experimental-initial-corrupt-check", "false", f"feature-gates={INITIAL_CORRUPT_CHECK}=true", parse_bool),
+)
+"""Names that etcd's flags had until 3.5; the help of each is its present one."""
+
+FLAGS: Final[Mapping[str, Flag]] = {flag.name: flag for group in (*GROUPS.values(), NOT_YET, FORMER) for flag in group}
 
 
 class UnknownFlag(Exception):

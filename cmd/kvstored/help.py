@@ -4,7 +4,7 @@ import platform
 from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, version
 
-from kvstored.flags import GROUPS, NOT_YET
+from kvstored.flags import FORMER, GROUPS, NOT_YET
 
 USAGE = """\
 Usage:
@@ -32,7 +32,7 @@ Durations are written 300ms, 10m or 1h30m.
 
 def help_text() -> str:
     """What --help prints."""
-    return "\n".join((USAGE, *_groups(), _not_yet()))
+    return "\n".join((USAGE, *_groups(), *_former(), _not_yet()))
 
 
 def _groups() -> Iterator[str]:
@@ -41,6 +41,13 @@ def _groups() -> Iterator[str]:
         for flag in flags:
             lines += [f"  --{flag.name} '{flag.default}'", f"    {flag.help}"]
         yield "\n".join(lines) + "\n"
+
+
+def _former() -> Iterator[str]:
+    yield "Former names, still accepted:"
+    for flag in FORMER:
+        yield f"  --{flag.name}: now --{flag.help}"
+    yield ""
 
 
 def _not_yet() -> str:

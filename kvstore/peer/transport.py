@@ -405,10 +405,16 @@ async def ask_members(url: str, versions: Versions, open_channel: OpenChannel = 
 
     Raises RpcError, FAILED_PRECONDITION if the cluster speaks another version.
     """
+    encoded = await ask(url, "Members", b"", Caller(0, 0, 0, versions), CALL_SECONDS, open_channel)
+    return pb.MembersResponse.FromString(encoded)
+
+
+async def ask(
+    url: str, method: str, request: bytes, caller: Caller, timeout: float, open_channel: OpenChannel = open_channel
+) -> bytes:
+    """Call a method of the Peer service at a peer URL, by one that has no links to members yet. Raises RpcError."""
     channel = open_channel(url)
     try:
-        metadata = Caller(0, 0, 0, versions).metadata()
-        encoded = await channel.unary(SERVICE + "Members", b"", metadata=metadata, timeout=CALL_SECONDS)
-        return pb.MembersResponse.FromString(encoded)
+        return await channel.unary(SERVICE + method, request, metadata=caller.metadata(), timeout=timeout)
     finally:
         await channel.close()

@@ -22,6 +22,9 @@ DEFAULT_BATCH_LIMIT = 300_000
 MAX_ELECTION_TIMEOUT = 50_000
 """Milliseconds. The bound that etcd's tuning guide gives for a cluster that spans the globe."""
 
+INITIAL_CORRUPT_CHECK = "InitialCorruptCheck"
+"""A feature gate, by etcd's name: a starting member first compares its data with the others'."""
+
 LOG_LEVELS = ("debug", "info", "warn", "error", "panic", "fatal")
 
 AutoCompactionMode = Literal["periodic", "revision"]
@@ -190,6 +193,12 @@ class Config:
     log_level: str = "info"
     log_format: Literal["json", "console"] = "json"
 
+    # Consistency
+    corrupt_check_time: float = 0.0
+    """Seconds between two comparisons of all members by the leader; 0: never."""
+    feature_gates: frozenset[str] = frozenset()
+    """What is switched on, by etcd's names."""
+
     unsafe_no_fsync: bool = False
 
     def __post_init__(self) -> None:
@@ -271,6 +280,7 @@ class Config:
             ("warning-apply-duration", self.warning_apply_duration, False),
             ("warning-unary-request-duration", self.warning_unary_request_duration, False),
             ("compaction-sleep-interval", self.compaction_sleep_interval, False),
+            ("corrupt-check-time", self.corrupt_check_time, False),
         )
         for flag, seconds, positive in durations:
             if seconds < 0 or (positive and seconds == 0):
@@ -346,6 +356,11 @@ class Config:
     def highest_protocol(self) -> int:
         """The highest version of the protocol between members that this member speaks."""
         return self.max_protocol_version or NEWEST
+
+    @property
+    def initial_corrupt_check(self) -> bool:
+        """Whether this member compares its data with the others' before it starts."""
+        return INITIAL_CORRUPT_CHECK in self.feature_gates
 
     @property
     def request_timeout(self) -> float:

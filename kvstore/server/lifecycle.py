@@ -20,6 +20,7 @@ from kvstore.rpc import Promise
 from kvstore.server.cluster_version import VersionKeeper
 from kvstore.server.compactor import Compactor
 from kvstore.server.config import Config
+from kvstore.server.corruption import CorruptionMonitor
 from kvstore.server.member import Member, ResponseHeaders
 from kvstore.server.proposals import Proposals
 from kvstore.server.ready_loop import Leadership
@@ -53,6 +54,7 @@ class Lifecycle:
         headers: ResponseHeaders,
         compactor: Compactor | None,
         versions: VersionKeeper,
+        corruption: CorruptionMonitor,
         incoming: Path,
         close: Callable[[], Awaitable[None]],
     ) -> None:
@@ -66,6 +68,7 @@ class Lifecycle:
         self._headers = headers
         self._compactor = compactor
         self._versions = versions
+        self._corruption = corruption
         self.snapshot_directory = incoming
         self._close = close
         self._loop = asyncio.get_running_loop()
@@ -99,6 +102,7 @@ class Lifecycle:
         self._tick_timer = self._loop.call_later(self._tick_seconds, self._tick)
         self.member.leases.start()
         self._watches.start()
+        self._corruption.start()
         if self._compactor is not None:
             self._compact_timer = self._loop.call_later(self._compactor.interval, self._compact)
         self.member.loop.wake()
@@ -148,6 +152,7 @@ class Lifecycle:
                 timer.cancel()
         self.member.leases.stop()
         self._watches.stop()
+        await self._corruption.stop()
         self.proposals.fail_all(errors.Stopped())
         self.member.reads.fail_all(errors.Stopped())
         await self.transport.close()

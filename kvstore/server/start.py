@@ -15,16 +15,20 @@ from kvstore.mvcc.compaction import CompactionConfig
 from kvstore.mvcc.store import TABLES as STORE_TABLES
 from kvstore.mvcc.store import Store
 from kvstore.mvcc.watch import WatchConfig
+from kvstore.pb import rpc_pb2 as pb
+from kvstore.peer.identity import Caller
 from kvstore.peer.service import PeerService
 from kvstore.peer.snapshot import Copy
-from kvstore.peer.transport import Transport, ask_members
+from kvstore.peer.transport import Transport, ask, ask_members
 from kvstore.peer.versions import LOWEST
+from kvstore.rpc import RpcError, StatusCode
 from kvstore.server.apply import Applier
 from kvstore.server.bootstrap import Origin, check_owner, found_cluster, join_cluster
 from kvstore.server.changes import MembershipChanges
 from kvstore.server.cluster_version import VersionKeeper, check_stored
 from kvstore.server.compactor import Compactor, PeriodicCompactor, RevisionCompactor
 from kvstore.server.config import Config
+from kvstore.server.corruption import HASH_SECONDS, CorruptionMonitor, check_before_start
 from kvstore.server.disk import Disk
 from kvstore.server.leader_calls import LeaderCalls
 from kvstore.server.leases import LeaseKeeper
@@ -203,6 +207,8 @@ async def start_member(config: Config, metrics: Metrics, surroundings: Surroundi
         await _reconciled(storage, failed)
         peer_times = PeerTimes(metrics)
         lifecycle = _assemble(config, storage, identity, origin, disk, fail, metrics, peer_times, surroundings)
+        if config.initial_corrupt_check:
+            await _compare_with_others(config, identity, lifecycle.member.state, surroundings)
         peer_server = await surroundings.serve_peers(config, PeerService(lifecycle, peer_times))
     except BaseException:
         await storage.close()
@@ -234,6 +240,27 @@ async def _identify(config: Config, storage: _Storage, surroundings: Surrounding
     storage.directory.check(identity)
     await storage.directory.record(storage, identity)
     return identity, origin
+
+
+async def _compare_with_others(config: Config, identity: Identity, state: State, surroundings: Surroundings) -> None:
+    urls = {member.ID: member.peerURLs for member in state.membership.all()}
+    versions = state.version.spoken
+
+    async def ask_hash(member: int, revision: int) -> pb.HashKVResponse:
+        caller = Caller(identity.cluster_id, identity.member_id, member, versions)
+        request = pb.HashKVRequest(revision=revision).SerializeToString()
+        failure = RpcError(StatusCode.UNAVAILABLE, "it has no peer URL")
+        for url in urls[member]:
+            try:
+                encoded = await ask(url, "HashKV", request, caller, HASH_SECONDS, surroundings.open_channel)
+                return pb.HashKVResponse.FromString(encoded)
+            except RpcError as error:
+                failure = error
+        raise failure
+
+    # Before it has applied who belongs to the cluster it has nothing that could be compared.
+    if identity.member_id in urls:
+        await check_before_start(identity.member_id, urls, state.store.revision, ask_hash, state.store.hash_kv)
 
 
 async def _reconciled(storage: _Storage, failed: asyncio.Future[BaseException]) -> None:
@@ -385,11 +412,33 @@ def _assemble(
             proposer,
             lambda: ready_loop.leadership.is_leader,
         ),
+        corruption=_corruption_monitor(member, transport),
         incoming=storage.directory.incoming,
         close=storage.close,
     )
     disk.on_full = parts.lifecycle.disk_full
     return parts.lifecycle
+
+
+def _corruption_monitor(member: Member, transport: Transport) -> CorruptionMonitor:
+    state = member.state
+
+    async def ask_hash(number: int, revision: int) -> pb.HashKVResponse:
+        if number == member.id:
+            return await member.hash_kv(revision)
+        request = pb.HashKVRequest(revision=revision).SerializeToString()
+        return pb.HashKVResponse.FromString(await transport.call(number, "HashKV", request, HASH_SECONDS))
+
+    return CorruptionMonitor(
+        member.id,
+        member.config.corrupt_check_time,
+        is_leader=lambda: member.is_leader,
+        members=lambda: [each.ID for each in state.membership.all()],
+        revision=lambda: state.store.revision,
+        ask=ask_hash,
+        alarms=state.alarms,
+        proposer=member.proposer,
+    )
 
 
 class _Late:

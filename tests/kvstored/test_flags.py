@@ -7,7 +7,7 @@ import pytest
 
 from kvstore.server.config import Config, ConfigError, Url, parse_initial_cluster
 from kvstored.configuration import ConfigFileError, build_config, configure, read_file
-from kvstored.flags import FLAGS, GROUPS, NOT_YET, UnknownFlag
+from kvstored.flags import FLAGS, FORMER, GROUPS, NOT_YET, UnknownFlag
 from kvstored.help import help_text
 
 ETCD_FLAGS = [line.split(" ", 1) for line in (Path(__file__).parent / "etcd_flags.txt").read_text().splitlines()]
@@ -72,6 +72,8 @@ EFFECTIVE: dict[str, tuple[str, Any]] = {
     "compaction-sleep-interval": ("1s", 1.0),
     "watch-progress-notify-interval": ("1s", 1.0),
     "snapshot-catchup-entries": ("0", 0),
+    "corrupt-check-time": ("4h", 14_400.0),
+    "feature-gates": ("InitialCorruptCheck=true", frozenset({"InitialCorruptCheck"})),
     "unsafe-no-fsync": ("true", True),
 }
 # What must be set as well for the value to be accepted.
@@ -84,7 +86,7 @@ def test_every_flag_of_etcd_is_known_with_its_default(name: str, default: str) -
 
 
 def test_there_are_no_other_flags() -> None:
-    assert set(FLAGS) - {name for name, _ in ETCD_FLAGS} == OWN_FLAGS
+    assert set(FLAGS) - {name for name, _ in ETCD_FLAGS} == OWN_FLAGS | {flag.name for flag in FORMER}
 
 
 def test_every_flag_is_either_tested_here_or_refused() -> None:
@@ -116,6 +118,21 @@ def test_what_is_not_supported_yet_is_refused_by_name(flag: Any) -> None:
         build_config({flag.name: other})
     assert refusal.value.flag == flag.name
     assert build_config({flag.name: ""}) == Config()
+
+
+def test_former_names_of_flags_mean_the_present_ones() -> None:
+    former = {"experimental-corrupt-check-time": "4h", "experimental-initial-corrupt-check": "true"}
+    present = {"corrupt-check-time": "4h", "feature-gates": "InitialCorruptCheck=true"}
+    assert build_config(former) == build_config(present) != Config()
+    assert build_config({**former, **present, "corrupt-check-time": "1h"}).corrupt_check_time == 3600.0
+
+
+@pytest.mark.parametrize("text", ["InitialCorruptCheck", "NoSuchFeature=true", "InitialCorruptCheck=perhaps"])
+def test_feature_gates_that_there_are_not_are_refused(text: str) -> None:
+    with pytest.raises(ConfigError) as refusal:
+        build_config({"feature-gates": text})
+    assert refusal.value.flag == "feature-gates"
+    assert not build_config({"feature-gates": "InitialCorruptCheck=false"}).feature_gates
 
 
 def test_a_default_may_be_written_differently() -> None:
@@ -281,4 +298,5 @@ def test_tls_in_a_file_is_refused_by_the_name_of_its_flag(tmp_path: Path) -> Non
 def test_help_tells_of_every_flag() -> None:
     text = help_text()
     for name, flag in FLAGS.items():
-        assert (f"  --{name} '{flag.default}'\n" if flag.supported else f" {name}") in text
+        line = f"  --{name}: now --" if flag in FORMER else f"  --{name} '{flag.default}'\n"
+        assert (line if flag.supported else f" {name}") in text
