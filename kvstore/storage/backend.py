@@ -21,6 +21,7 @@ from kvstore.storage.engine import EngineOptions, call_reader
 from kvstore.storage.environment import Environment
 from kvstore.storage.errors import DiskFull, StorageError
 from kvstore.storage.meta import APPLIED_KEY, META, Identity, Meta, Position, decode_position
+from kvstore.storage.overlay import Remains
 from kvstore.storage.snapshot import SnapshotReader
 from kvstore.storage.table import DupTable, Table
 from kvstore.storage.writer import WriterEvents
@@ -30,6 +31,8 @@ _FLUSH_OPERATIONS: Final = 300_000
 # A flush begins no sooner after the one before than so many times as long as that took.
 _FLUSH_DUTY: Final = 10
 _LONGEST_PAUSE: Final = 5.0
+# Changes that are on disk, in each turn of the loop: half a millisecond.
+_LET_GO_AT_ONCE: Final = 4_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +67,7 @@ class Backend:
         self.size_in_use = env.sizes.file_bytes - env.sizes.free_bytes
         # Set by the member while the tables are ahead of `applied`.
         self.applying = False
+        self._remains = Remains()
         self._in_flight = False
         self._flush_again = False
         self._last_flush = 0.0
@@ -77,6 +81,8 @@ class Backend:
         self._closing = False
         self._rebase()
         self.applied = self.flushed = decode_position(self.table(META.name).get(APPLIED_KEY))
+        # The position that the overlay was last counted at.
+        self._counted: Position | None = None
         env.writer.events = WriterEvents(self._full, self._recovered, self._failed, self._committed)
         if env.engine is not None:
             env.engine.before_remap = self._end_reading
@@ -112,10 +118,15 @@ class Backend:
 
     def maybe_flush(self, now: float) -> None:
         """Flush if it is time and none is under way; to be called at the end of each turn. now: loop.time()."""
-        if self._in_flight:
+        if self._remains:
+            self._remains.let_go(_LET_GO_AT_ONCE)
+        pause_over = now - self._last_flush >= self._pause
+        # Counting costs more than a turn that has applied nothing.
+        if self._in_flight or (not pause_over and self.applied is self._counted):
             return
+        self._counted = self.applied
         changed = self.overlay_ops
-        due = now - self._last_flush >= self._pause and (changed or self.applied != self.flushed)
+        due = pause_over and (changed or self.applied != self.flushed)
         if due or changed >= self._options.flush_operations:
             self._last_flush = now
             self.flush()
@@ -265,7 +276,7 @@ class Backend:
 
     def _load(self) -> None:
         for table in self._all:
-            table.discard()
+            table.discard(self._remains)
         self.applied = self.flushed = decode_position(self.table(META.name).get(APPLIED_KEY))
 
     def _flushed(self, applied: Position) -> None:
@@ -274,7 +285,7 @@ class Backend:
         self._done += 1
         self._rebase()
         for table in self._all:
-            table.drop_frozen()
+            table.drop_frozen(self._remains)
         if self._waiting:
             waiting, self._waiting = self._waiting, []
             for target, future in waiting:

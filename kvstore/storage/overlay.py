@@ -55,6 +55,47 @@ class SortedKeys:
             keys.sort()
         return keys
 
+    def release(self) -> list[bytes]:
+        """The keys that were put in order so far, to be let go of. This is of no use afterwards."""
+        keys, self._keys = self._keys, []
+        return keys
+
+
+class Remains:
+    """Changes that nobody needs any more, let go of a few at a time: at once, 300,000 would be a stall of 25 ms."""
+
+    __slots__ = ("_keys", "_left")
+
+    def __init__(self) -> None:
+        """None."""
+        self._left: list[dict[bytes, Any]] = []
+        self._keys: list[list[bytes]] = []
+
+    def add(self, changes: dict[bytes, Any], keys: SortedKeys) -> None:
+        """Take over what nobody else holds any more."""
+        if changes:
+            self._left.append(changes)
+            self._keys.append(keys.release())
+
+    def let_go(self, count: int) -> None:
+        """Free so many."""
+        while self._left and count > 0:
+            changes, keys = self._left[-1], self._keys[-1]
+            # Those in the list first: what is in the dict, too, is freed with the other half.
+            stop = max(0, len(keys) - count)
+            count -= len(keys) - stop
+            del keys[stop:]
+            for _ in range(min(count, len(changes))):
+                changes.popitem()
+                count -= 1
+            if not changes:
+                self._left.pop()
+                self._keys.pop()
+
+    def __len__(self) -> int:
+        """How many are left."""
+        return sum(map(len, self._left))
+
 
 class Span:
     """The part start <= key < end of an overlay of some generations, taken piece by piece in one direction."""

@@ -18,7 +18,7 @@ import lmdb
 
 from kvstore.storage.batch import TableSpec, WriteBatch
 from kvstore.storage.longkey import CHUNK, locate, walk, walk_back
-from kvstore.storage.overlay import Changes, Row, SortedKeys, Span, merge, merge_back
+from kvstore.storage.overlay import Changes, Remains, Row, SortedKeys, Span, merge, merge_back
 from kvstore.storage.transaction import TableHandle
 
 _FIRST_PIECE: Final = 8
@@ -169,17 +169,19 @@ class Table(_Rows):
             self.active = {}
             self._active_keys = SortedKeys(self.active)
 
-    def drop_frozen(self) -> None:
+    def drop_frozen(self, remains: Remains) -> None:
         """Forget the frozen generation: it is committed, and the table has been rebased to where it is."""
         if self.frozen:
+            remains.add(self.frozen, self._frozen_keys)
             self.frozen = _NO_CHANGES
             self._frozen_keys = SortedKeys(self.frozen)
 
-    def discard(self) -> None:
+    def discard(self, remains: Remains) -> None:
         """Forget all changes: the table has been replaced."""
+        remains.add(self.active, self._active_keys)
         self.active = {}
         self._active_keys = SortedKeys(self.active)
-        self.drop_frozen()
+        self.drop_frozen(remains)
 
     def changes(self) -> int:
         """How many keys have changed and are not known to be on disk."""
@@ -290,17 +292,19 @@ class DupTable(_Rows):
             self.frozen, self.frozen_removed, self._frozen_keys = self.active, self.removed, self._active_keys
             self._reset()
 
-    def drop_frozen(self) -> None:
+    def drop_frozen(self, remains: Remains) -> None:
         """Forget the frozen generation: it is committed, and the table has been rebased to where it is."""
         if self.frozen:
+            remains.add(self.frozen, self._frozen_keys)
             self.frozen = _NO_CHANGES
             self.frozen_removed = _NO_CHANGES
             self._frozen_keys = SortedKeys(self.frozen)
 
-    def discard(self) -> None:
+    def discard(self, remains: Remains) -> None:
         """Forget all changes: the table has been replaced."""
+        remains.add(self.active, self._active_keys)
         self._reset()
-        self.drop_frozen()
+        self.drop_frozen(remains)
 
     def changes(self) -> int:
         """How many keys have changed and are not known to be on disk."""

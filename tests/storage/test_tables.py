@@ -13,7 +13,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from kvstore.storage import backend as backends
-from kvstore.storage.batch import APPEND, DUP, TableSpec
+from kvstore.storage.batch import APPEND, DUP, TableSpec, WriteBatch
+from kvstore.storage.overlay import Remains, SortedKeys
+from kvstore.storage.table import Table
 
 A, B = b"a" * 480, b"b" * 480
 
@@ -184,3 +186,33 @@ class TableMachine(RuleBasedStateMachine):
 
 TestTables = TableMachine.TestCase
 TestTables.settings = settings(max_examples=50, stateful_step_count=50, deadline=None)
+
+
+def test_changes_that_are_on_disk_are_let_go_of_a_few_at_a_time() -> None:
+    table, remains = Table(TableSpec("current")), Remains()
+    for number in range(1000):
+        table.put(b"%04d" % number, b"value")
+    table.freeze(WriteBatch())
+    assert table.changes() == 1000
+    table.drop_frozen(remains)
+    assert table.changes() == 0
+    assert len(remains) == 1000
+    for left in (700, 400, 100, 0):
+        remains.let_go(300)
+        assert len(remains) == left
+    remains.let_go(300)
+    assert not remains
+
+
+def test_keys_that_were_put_in_order_are_let_go_of_first() -> None:
+    changes = {b"%d" % number: None for number in range(9)}
+    keys = SortedKeys(changes)
+    in_order = keys.get()
+    remains = Remains()
+    remains.add(changes, keys)
+    remains.let_go(5)
+    assert (len(in_order), len(changes)) == (4, 9)
+    remains.let_go(5)
+    assert (len(in_order), len(changes)) == (0, 8)
+    remains.let_go(8)
+    assert not remains
