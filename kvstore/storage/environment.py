@@ -22,6 +22,8 @@ from kvstore.storage.errors import DiskFull, StorageError
 from kvstore.storage.journal import Journal
 from kvstore.storage.journaled import JournaledWriter, decode
 from kvstore.storage.meta import JOURNAL_KEY, META
+from kvstore.storage.pages import DATA_FILE
+from kvstore.storage.resident import ResidentMap
 from kvstore.storage.transaction import Handles, ReadTransaction
 from kvstore.storage.writer import InlineWriter, ProcessWriter, Writer
 
@@ -42,25 +44,39 @@ class Reading(Protocol):
 class FileReading:
     """Reads an environment that a writer process writes."""
 
-    def __init__(self, path: Path, tables: Sequence[TableSpec]) -> None:
-        """Open the environment in `path`, which must have the tables. Raises CorruptStore or FormatTooNew."""
+    def __init__(self, path: Path, tables: Sequence[TableSpec], resident: ResidentMap | None = None) -> None:
+        """Open the environment in `path`, which must have the tables. Raises CorruptStore or FormatTooNew.
+
+        resident: keeps its pages in memory; without it they come as they are read.
+        """
         self._path = path
         self._tables = tables
+        self._resident = resident
         self._env, self._handles = open_for_reading(path, tables)
 
     def begin(self) -> tuple[lmdb.Transaction[bytes], Handles]:
-        """As Reading.begin."""
-        return begin_reading(self._env), self._handles
+        """As Reading.begin. Raises StorageError if the pages are to be locked into memory and may not be."""
+        txn = begin_reading(self._env)
+        if self._resident is not None:
+            info = self._env.info()
+            self._resident.used((info["last_pgno"] + 1) * txn.stat()["psize"], info["map_size"])
+        return txn, self._handles
 
     def reopen(self) -> None:
         """As Reading.reopen."""
         old = self._env
         self._env, self._handles = open_for_reading(self._path, self._tables)
+        self._forget()
         old.close()
 
     def close(self) -> None:
         """As Reading.close."""
+        self._forget()
         self._env.close()
+
+    def _forget(self) -> None:
+        if self._resident is not None:
+            self._resident.replaced()
 
 
 class EngineReading:
@@ -130,13 +146,14 @@ def open_with_process(
 ) -> Environment:
     """A writer process; call it on the running loop. keep_open: descriptors that the process inherits.
 
-    Makes the tables that are missing, which takes a moment in a new directory. Raises what Engine raises.
+    Makes the tables that are missing, which takes a moment in a new directory. The file's pages are brought into
+    memory beside the loop. Raises what Engine raises.
     """
     engine = Engine(path, tables, options)
     sizes = engine.measure()
     engine.close()
     writer = ProcessWriter(path, tables, options, loop=asyncio.get_running_loop(), keep_open=keep_open)
-    return Environment(path, tables, writer, FileReading(path, tables), sizes)
+    return Environment(path, tables, writer, FileReading(path, tables, ResidentMap(path / DATA_FILE)), sizes)
 
 
 def open_with_journal(
