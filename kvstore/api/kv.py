@@ -18,11 +18,11 @@ class KVService(KVServicer):
 
     def Range(self, request: pb.RangeRequest, context: Any) -> Promise[bytes]:
         """Keys and values of a range."""
-        return self._member.range(request, context.when_relieved)
+        return self._member.range(request, context)
 
     async def RangeStream(self, request: pb.RangeRequest, context: Any) -> None:
         """The same as many messages, at the pace of the client."""
-        async for message in self._member.range_stream(request):
+        async for message in self._member.range_stream(request, context):
             await context.write(message)
 
     def Put(self, request: pb.PutRequest, context: Any) -> Promise[bytes]:
@@ -35,7 +35,7 @@ class KVService(KVServicer):
 
     def Txn(self, request: pb.TxnRequest, context: Any) -> Promise[bytes]:
         """Compare, then do one of two lists of operations."""
-        return self._member.txn(request, context.when_relieved)
+        return self._member.txn(request, context)
 
     def Compact(self, request: pb.CompactionRequest, context: Any) -> Promise[bytes]:
         """Forget the history up to a revision."""

@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 from typing import Any
 
 from kvstore.pb import rpc_pb2 as pb
 from kvstore.pb.rpc_pb2_grpc import MaintenanceServicer
+from kvstore.rpc import RpcError, StatusCode
 from kvstore.server.member import Member
 
 
 class MaintenanceService(MaintenanceServicer):
-    """Hands requests to the member."""
+    """Hands requests to the member.
 
-    def __init__(self, member: Member) -> None:
+    stall_seconds: after that long in which its client takes nothing of a snapshot, that is given up: few can be under
+    way, and the state cannot reuse what is being copied.
+    """
+
+    def __init__(self, member: Member, stall_seconds: float = 60.0) -> None:
         self._member = member
+        self._stall_seconds = stall_seconds
 
     def Status(self, request: pb.StatusRequest, context: Any) -> pb.StatusResponse:
         """How this member is."""
@@ -35,8 +43,14 @@ class MaintenanceService(MaintenanceServicer):
 
     async def Snapshot(self, request: pb.SnapshotRequest, context: Any) -> None:
         """A consistent copy of this member's state, at the pace of the client."""
-        async for chunk in self._member.snapshot():
-            await context.write(chunk)
+        async with contextlib.aclosing(self._member.snapshot()) as chunks:
+            async for chunk in chunks:
+                try:
+                    async with asyncio.timeout(self._stall_seconds):
+                        await context.write(chunk)
+                except TimeoutError:
+                    text = f"nothing of the snapshot was read for {self._stall_seconds:g} seconds"
+                    raise RpcError(StatusCode.RESOURCE_EXHAUSTED, text) from None
 
     async def Defragment(self, request: pb.DefragmentRequest, context: Any) -> pb.DefragmentResponse:
         """Give unused space of this member's state back to the file system."""

@@ -67,12 +67,20 @@ class CallSink:
 
     @property
     def writable(self) -> bool:
-        """Whether more should be sent."""
-        return bool(self._context.writable)
+        """Whether more should be sent; if not, the stream is resumed once it should."""
+        if self._context.writable:
+            return True
+        self._wait()
+        return False
 
     def send(self, message: bytes, /) -> None:
         """Write a message; when it fills the buffer, the stream is resumed once there is room."""
-        if not self._write(message) and not self._draining:
+        if not self._write(message):
+            self._wait()
+
+    def _wait(self) -> None:
+        # Not only where a message fills the buffer: other streams of the connection, or of others, fill it as well.
+        if not self._draining:
             self._draining = True
             self._context.drain().then(self._drained)
 

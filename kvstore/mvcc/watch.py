@@ -66,13 +66,15 @@ class WatchConfig:
     """Limits of watching.
 
     fragment_bytes: a response of at least this size is sent in parts to who asked for that. step_rows, step_bytes: how
-    much history one step reads. step_send_bytes: how much one step hands to sinks before it stops.
+    much history one step reads. step_send_bytes: how much one step hands to sinks before it stops. notify_send_bytes:
+    the same of telling at once; who is not told then is caught up in steps, between which sinks can get rid of theirs.
     """
 
     fragment_bytes: int = 2 * 1024 * 1024
     step_rows: int = 1000
     step_bytes: int = 512 * 1024
     step_send_bytes: int = 8 * 1024 * 1024
+    notify_send_bytes: int = 16 * 1024 * 1024
 
 
 class Watcher:
@@ -239,8 +241,9 @@ class WatchHub:
                     else:
                         found.append(event)
         headers: dict[int, bytes] = {}
+        budget = self.config.notify_send_bytes
         for group, found in wanted.items():
-            self._notify_group(group, found, headers)
+            budget -= self._notify_group(group, found, headers, budget)
         self._answer_early()
 
     def _answer_early(self) -> None:
@@ -261,22 +264,25 @@ class WatchHub:
         """Have a stream answer its request for progress when there is something new."""
         self._early[stream] = None
 
-    def _notify_group(self, group: WatchGroup, events: list[Event], headers: dict[int, bytes]) -> None:
+    def _notify_group(self, group: WatchGroup, events: list[Event], headers: dict[int, bytes], budget: int) -> int:
+        """Tell a group as far as the budget goes; the bytes of events that were handed to sinks."""
         batches = group.interest.encode(events, self._store.row_at)
         if not batches:
-            return
+            return 0
         first = batches[0].first_revision
-        blocked: list[Watcher] = []
+        late: list[Watcher] = []
+        size = 0
         for watcher in group.synced:
-            if not watcher.stream.sink.writable:
-                blocked.append(watcher)
+            if size >= budget or not watcher.stream.sink.writable:
+                late.append(watcher)
             elif watcher.next_revision <= first:
-                self._send(watcher, batches, headers)
+                size += self._send(watcher, batches, headers)
             else:
                 later = [event for event in events if event.revision >= watcher.next_revision]
-                self._send(watcher, group.interest.encode(later, self._store.row_at), headers)
-        for watcher in blocked:
+                size += self._send(watcher, group.interest.encode(later, self._store.row_at), headers)
+        for watcher in late:
             self._fall_behind(watcher, max(watcher.next_revision, first))
+        return size
 
     def _send(self, watcher: Watcher, batches: list[EventBatch], headers: dict[int, bytes]) -> int:
         """Hand responses to a sink; the bytes of events in them."""

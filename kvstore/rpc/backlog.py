@@ -1,7 +1,8 @@
-"""How many bytes of a server's answers wait for clients to read them, and whose connection ends when they are too many.
+"""How many bytes of a server's answers wait for clients to read them, and what happens when they are too many.
 
-Each connection says how much it holds whenever that changes. Within the limit nothing happens. Beyond it, those that
-read nothing for longest are closed, one after the other, until there is room. Knows no sockets and no HTTP/2.
+Each connection says how much it holds whenever that changes. Within the limit nothing happens. Beyond it, long answers
+that are still to be made wait for room, and those that read nothing for longest are closed, one after the other. Knows
+no sockets and no HTTP/2.
 """
 
 from __future__ import annotations
@@ -13,12 +14,15 @@ from typing import Final, Protocol
 logger = logging.getLogger(__name__)
 
 PATIENCE_SECONDS: Final = 1.0
-"""A client that has read something so recently is spared, up to twice the limit."""
+"""A client that has read something so recently is spared, up to the most that may wait."""
 
 SECONDS_BETWEEN_WARNINGS: Final = 10.0
 
 MUCH: Final = 8
 """More than this part of the limit is much; less than this part of what there was is little."""
+
+RELIEF: Final = 0.75
+"""There is room again when no more than this share of the limit waits: below it, lest it come and go with each byte."""
 
 
 class Holder(Protocol):
@@ -29,6 +33,12 @@ class Holder(Protocol):
 
     def expel(self) -> None:
         """Close it now; nothing of what it holds is sent."""
+
+    def relieve(self) -> None:
+        """There is room again for what it held back."""
+
+    def admit(self) -> bool:
+        """Make one of the answers that wait for room, if one still does; whether more do."""
 
 
 class Warnings:
@@ -52,25 +62,36 @@ class Warnings:
 class Backlog:
     """What waits on all connections of a server.
 
-    limit: bytes that may. relieved: called when much has waited and most of it is gone.
+    limit: bytes that may. most: bytes beyond which connections are closed however recently their clients have read.
+    freed: called when much has waited and most of it is gone. needs_turns: called when turn() has to be called from
+    time to time, until it says that it need not.
     """
 
-    def __init__(self, limit: int, now: Callable[[], float], relieved: Callable[[], None] = lambda: None) -> None:
+    def __init__(
+        self,
+        limit: int,
+        most: int,
+        now: Callable[[], float],
+        *,
+        freed: Callable[[], None] = lambda: None,
+        needs_turns: Callable[[], None] = lambda: None,
+    ) -> None:
         self._limit = limit
+        self._most = most
         self._now = now
-        self._relieved = relieved
-        # The most that has waited since it was last relieved.
+        self._freed = freed
+        self._needs_turns = needs_turns
+        # The most that has waited since most of it was gone.
         self._peak = 0
         # Since when each has taken nothing; the longest first.
         self._since: dict[Holder, float] = {}
+        # Who has answers that wait for room, in the order of their turns.
+        self._outside: dict[Holder, None] = {}
         self._warnings = Warnings(now)
+        self.pressed = False
+        """Whether so much waits that nothing long should be added, and nothing to what somebody leaves unread."""
         self.total = 0
         self.expelled = 0
-
-    @property
-    def pressed(self) -> bool:
-        """Whether so much waits that nobody should be given more who has not read what there is."""
-        return self.total > self._limit
 
     def note(self, holder: Holder, size: int) -> None:
         """A connection holds so many bytes now."""
@@ -83,26 +104,62 @@ class Backlog:
             self._since.pop(holder, None)
             self._since[holder] = self._now()
         if self.total > self._limit:
+            if not self.pressed:
+                self.pressed = True
+                self._needs_turns()
             self._make_room()
         if self.total > self._peak:
             self._peak = self.total
         elif self._peak > self._limit // MUCH and self.total < self._peak // MUCH:
             self._peak = 0
-            self._relieved()
+            self._freed()
+        if self.pressed and self.total <= RELIEF * self._limit:
+            self.pressed = False
+            for each in self._since:
+                each.relieve()
 
     def _make_room(self) -> None:
         now = self._now()
         while self.total > self._limit and self._since:
             holder, since = next(iter(self._since.items()))
-            if now - since < PATIENCE_SECONDS and self.total <= 2 * self._limit:
+            if now - since < PATIENCE_SECONDS and self.total <= self._most:
                 return
             size, total = holder.unread, self.total
-            del self._since[holder]
-            holder.unread = 0
-            self.total -= size
+            self._forget(holder)
             self.expelled += 1
             self._warnings.warn(
                 f"closed a connection: its client left {size} bytes of answers unread for {now - since:.1f} s, "
                 f"while {total} bytes wait for all clients together"
             )
             holder.expel()
+
+    def _forget(self, holder: Holder) -> None:
+        self._since.pop(holder, None)
+        self._outside.pop(holder, None)
+        self.total -= holder.unread
+        holder.unread = 0
+
+    def leave(self, holder: Holder) -> None:
+        """A connection is gone."""
+        self._outside.pop(holder, None)
+        self.note(holder, 0)
+
+    def queue(self, holder: Holder) -> None:
+        """A connection has an answer that waits for room. They take turns: nobody waits for all of another's."""
+        if holder not in self._outside:
+            self._outside[holder] = None
+            self._needs_turns()
+
+    def turn(self) -> bool:
+        """Close who has to be closed by now, and let one answer in that waits for room, whether there is some or not.
+
+        Whether to call again: soon if not pressed, else later, so that what is let in beyond the limit stays little.
+        """
+        if self.total > self._limit:
+            self._make_room()
+        holder = next(iter(self._outside), None)
+        if holder is not None:
+            del self._outside[holder]
+            if holder.admit():
+                self._outside[holder] = None
+        return self.pressed or bool(self._outside)

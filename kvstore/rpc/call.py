@@ -124,6 +124,28 @@ class Call(ServerContext):
 
         self.connection.when_relieved(relieved)
 
+    @property
+    def pressed(self) -> bool:
+        """Whether a long answer should wait for room: so much waits to be read by all clients together."""
+        return self.connection.pressed()
+
+    @property
+    def waits_for_room(self) -> bool:
+        """Whether another call of the same client already does."""
+        return self.connection.waits_for_room
+
+    def when_room(self, callback: Callable[[], None]) -> None:
+        """Call back when a long answer may be made, at once if it may. Never called when the call has ended meanwhile.
+
+        The callback makes its answer, or begins to, though the call may be pressed: it is its turn.
+        """
+
+        def admitted() -> None:
+            if not self.finished:
+                callback()
+
+        self.connection.when_room(admitted)
+
     def fail(self, error: BaseException) -> None:
         """End the call with the status that an exception of its handler stands for."""
         if not self.finished:

@@ -87,9 +87,17 @@ class GrpcioContext:
     def peer(self) -> str:
         return unquote(self._context.peer())
 
+    pressed = waits_for_room = False
+    """How much its clients have read only grpcio knows."""
+
     @staticmethod
     def when_relieved(callback: Callable[[], None]) -> None:
-        """Call back at once: how much its clients have read only grpcio knows."""
+        """Call back at once."""
+        callback()
+
+    @staticmethod
+    def when_room(callback: Callable[[], None]) -> None:
+        """Call back at once."""
         callback()
 
     def auth_context(self) -> Mapping[str, list[bytes]]:

@@ -16,10 +16,14 @@ class ServerOptions:
     max_partial_bytes: incomplete request messages that one connection may make us hold together.
     stream_buffer_bytes, connection_buffer_bytes: responses waiting to be written above which a stream is not writable.
         The second bounds the sum over a connection, save that a stream with nothing waiting may always write once.
-    unread_bytes: answers that may wait on all connections together; then those whose clients read nothing are closed.
+    unread_bytes: answers that may wait on all connections together; then long ones are not made before there is room,
+        and connections whose clients have read nothing for a second are closed.
+    unread_most_bytes: answers on all connections together beyond which those that read nothing for longest are closed
+        at once.
     unread_connection_bytes: answers that may wait on one connection when another one is ready; then it is closed.
-    unread_calls: calls that a connection may have open while its answers wait; more are refused.
-    light_calls: calls that a connection may have open while the server is crowded; more are refused.
+    unread_calls: calls that a connection may have open or unread while its answers wait; more are refused.
+    light_calls: calls that a connection may have open or unread while the server is crowded, or, if its own answers
+        wait, while too many do on all connections together; more are refused.
     refusal: what is said to those that are refused, with RESOURCE_EXHAUSTED.
     highest_descriptor: connections whose file descriptor is higher are closed at once, so that the process keeps some
         for what else it has to open; 0: no limit.
@@ -43,7 +47,8 @@ class ServerOptions:
     max_partial_bytes: int = 64 << 20
     stream_buffer_bytes: int = 256 << 10
     connection_buffer_bytes: int = 4 << 20
-    unread_bytes: int = 256 << 20
+    unread_bytes: int = 128 << 20
+    unread_most_bytes: int = 512 << 20
     unread_connection_bytes: int = 256 << 20
     unread_calls: int = 1_000
     light_calls: int = 64

@@ -31,6 +31,10 @@ _DRAIN_NOTICE_SECONDS = 1.0
 # Refusing calls takes at most one part of the time in so many and one.
 _REST_FACTOR = 2.0
 
+# Long answers that wait for room are let in at this pace even without it: those who read slowly must not keep out the
+# others for good.
+_SECONDS_BETWEEN_TURNS = 0.05
+
 Http1Factory = Callable[[], asyncio.Protocol]
 
 
@@ -57,16 +61,17 @@ class GrpcProtocol(ConnectionProtocol):
             peer=peer_of(self.transport),
             auth_context=auth_context_of(self.transport),
             translate=self._server.translate,
-            pressed=lambda: self._backlog.pressed,
+            pressed=self._server.is_pressed,
             crowded=self._server.crowded,
         )
 
     def flush(self) -> None:
         super().flush()
         if self.unread or self._paused or self.connection.unsent:
-            self._note_unread()
+            self.grown()
 
-    def _note_unread(self) -> None:
+    def grown(self) -> None:
+        """Note what waits to be read."""
         transport = self.transport
         size = 0 if transport.is_closing() else self.connection.waiting + transport.get_write_buffer_size()
         self._backlog.note(self, size)
@@ -74,6 +79,18 @@ class GrpcProtocol(ConnectionProtocol):
     def expel(self) -> None:
         """Its client reads nothing and others need the room."""
         self.transport.abort()
+
+    def relieve(self) -> None:
+        """There is room again for what it held back: that is looked for whenever it is flushed."""
+        self.connection.touch()
+
+    def wait_for_room(self) -> None:
+        """Its connection has an answer that waits for room."""
+        self._backlog.queue(self)
+
+    def admit(self) -> bool:
+        """Make one answer that waits for room; whether more do."""
+        return self.connection.admit()
 
     def data_received(self, data: bytes) -> None:
         if self._repair is not None:
@@ -105,7 +122,7 @@ class GrpcProtocol(ConnectionProtocol):
         # data to flow again is only needed once the socket has drained, and then reading resumes.
         super().pause_writing()
         self.transport.pause_reading()
-        self._note_unread()
+        self.grown()
 
     def resume_writing(self) -> None:
         if not self._resting and not self.transport.is_closing():
@@ -114,7 +131,7 @@ class GrpcProtocol(ConnectionProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
-        self._backlog.note(self, 0)
+        self._backlog.leave(self)
         self._server.closed(self)
         # The two hold each other, and a client that left in the middle of a long answer leaves much behind.
         self.connection = cast(ServerConnection, GONE)
@@ -141,6 +158,13 @@ class GoneConnection:
 
     def connection_lost(self, reason: str) -> None:
         """It is known."""
+
+    def touch(self) -> None:
+        """There is nothing to send."""
+
+    def admit(self) -> bool:
+        """Nothing waits."""
+        return False
 
 
 GONE = GoneConnection()
@@ -234,7 +258,9 @@ class Server:
         self.sniffing: set[SniffingProtocol] = set()
         self._loop_host: LoopHost | None = None
         now = time.monotonic
-        self.backlog = Backlog(self.options.unread_bytes, now, give_back)
+        limit, most = self.options.unread_bytes, self.options.unread_most_bytes
+        self.backlog = Backlog(limit, most, now, freed=give_back, needs_turns=self._begin_turns)
+        self._turns: asyncio.Handle | None = None
         self._full = Warnings(now)
         self._resting_until = 0.0
         self._all_closed = asyncio.Event()
@@ -260,6 +286,21 @@ class Server:
         """
         self._resting_until = max(now, self._resting_until) + _REST_FACTOR * spent
         return self._resting_until
+
+    def is_pressed(self) -> bool:
+        """Whether so many answers wait to be read on all connections that long ones should wait for room."""
+        return self.backlog.pressed
+
+    def _begin_turns(self) -> None:
+        if self._turns is None:
+            self._turns = asyncio.get_running_loop().call_soon(self._turn)
+
+    def _turn(self) -> None:
+        again = self.backlog.turn()
+        self._turns = None
+        if again:
+            pause = _SECONDS_BETWEEN_TURNS if self.backlog.pressed else 0.0
+            self._turns = asyncio.get_running_loop().call_later(pause, self._turn)
 
     def is_full(self, transport: asyncio.Transport) -> bool:
         """Whether a new connection is one too many; says so in the log."""
@@ -346,6 +387,8 @@ class Server:
             for protocol in list(self._protocols):
                 protocol.connection.finish_drain()
             await self._wait_closed(max(0.0, grace - _DRAIN_NOTICE_SECONDS))
+        if self._turns is not None:
+            self._turns.cancel()
         for protocol in list(self._protocols):
             protocol.connection.shut_down()
         if not await self._wait_closed(1.0):

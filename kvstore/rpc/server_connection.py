@@ -56,6 +56,8 @@ _GRPC_STATUS = tuple((b"grpc-status", b"%d" % code) for code in StatusCode)
 _TRAILERS_OK = (_GRPC_STATUS[StatusCode.OK],)
 # How long a client may take to end a stream that has been answered.
 _LINGER_SECONDS = 5.0
+# What a stream takes that is answered and not closed, beside the answer: measured with answers of 60 bytes.
+_STREAM_BYTES = 1_500
 _DRAIN_PING = b"draining"
 _KEEPALIVE_PING = b"keepaliv"
 
@@ -74,6 +76,12 @@ class Host(Protocol):
 
     def expire_at(self, deadline: float, item: Expiring) -> Bucket:
         """Have item expire; see DeadlineWheel.add."""
+
+    def grown(self) -> None:
+        """A long answer was added to what waits to be read."""
+
+    def wait_for_room(self) -> None:
+        """Call admit once there is room on the server for a long answer, or when it is this connection's turn."""
 
 
 class LingeringStream:
@@ -99,8 +107,8 @@ class ServerConnection:
     methods: what may be called. host: lends clock, timer, tasks. peer: the client's address as grpc writes it.
     auth_context: what TLS knows of the client. translate: makes a status of a handler's exception that is not RpcError;
         None if it knows none, the status is then UNKNOWN. clock: times calls; finer than the host's. pressed: whether
-        so many answers wait on all connections that a client must read one before it gets another. crowded: whether so
-        much is to be done that clients with many calls are refused further ones.
+        so many answers wait on all connections that a client must read one before it gets another, and that long ones
+        wait for room. crowded: whether so much is to be done that clients with many calls are refused further ones.
     """
 
     __slots__ = (
@@ -111,12 +119,13 @@ class ServerConnection:
         "_control",
         "_crowded",
         "_engine",
+        "_for_room",
         "_goaway_sent",
         "_keepalive",
         "_last_stream_id",
         "_methods",
         "_pings",
-        "_pressed",
+        "_streams",
         "_translate",
         "_waiting",
         "acknowledge",
@@ -133,6 +142,7 @@ class ServerConnection:
         "options",
         "partial_bytes",
         "peer",
+        "pressed",
         "queued",
         "received_at",
         "refused",
@@ -176,7 +186,11 @@ class ServerConnection:
         self.blocked: dict[StreamCall, None] = {}
         # Whose answers are made when the client has read those before.
         self._waiting: deque[Callable[[], None]] = deque()
-        self._pressed = pressed
+        # Whose answers are made when there is room for long ones on the server.
+        self._for_room: deque[Callable[[], None]] = deque()
+        # Streams that the client has opened and that are not closed.
+        self._streams = 0
+        self.pressed = pressed
         self._crowded = crowded
         # Bytes of DATA that were left after the last flush.
         self.unsent = 0
@@ -244,6 +258,7 @@ class ServerConnection:
                 else:
                     self._count_control()
             elif kind is StreamClosed:
+                self._streams -= 1
                 call = calls.pop(event.stream_id, None)
                 if call is not None and not call.finished:
                     self._cancelled(call)
@@ -274,6 +289,7 @@ class ServerConnection:
     def _request(self, event: RequestReceived) -> None:
         headers = event.headers
         fields = dict(headers)
+        self._streams += 1
         self._last_stream_id = stream_id = event.stream_id
         method = self._by_path.get(fields.get(b":path", b""))
         if (
@@ -286,7 +302,7 @@ class ServerConnection:
             if method is None:
                 return
         call: Call
-        if len(self._calls) >= self.options.light_calls and self._has_too_many_calls():
+        if self._streams > self.options.light_calls and self._has_too_many_calls():
             call = RefusedCall(self, stream_id, method, headers)
         elif method.unary:
             call = UnaryCall(self, stream_id, method, headers)
@@ -303,7 +319,11 @@ class ServerConnection:
             call.receive(b"", True)
 
     def _has_too_many_calls(self) -> bool:
-        return self._crowded() or (len(self._calls) >= self.options.unread_calls and self.congested)
+        if self._crowded():
+            return True
+        if self._streams <= self.options.unread_calls and not self.pressed():
+            return False
+        return self.congested or bool(self._for_room)
 
     def _set_deadline(self, call: Call, timeout: bytes) -> bool:
         try:
@@ -371,18 +391,23 @@ class ServerConnection:
         queued = self.queued(stream_id)
         if queued >= self.options.stream_buffer_bytes:
             return False
-        return queued == 0 or self.queued() < self.options.connection_buffer_bytes
+        on_all = self.queued()
+        if not on_all:
+            return True
+        return (queued == 0 or on_all < self.options.connection_buffer_bytes) and not self.pressed()
 
     @property
     def congested(self) -> bool:
         """Whether the client leaves so much unread that no further answer should be made for it now."""
-        queued = self.waiting
-        return queued > 0 and (queued >= self.options.connection_buffer_bytes or self._pressed())
+        queued = 0 if self.failed else self.queued()
+        return queued > 0 and (queued >= self.options.connection_buffer_bytes or self.pressed())
 
     @property
     def waiting(self) -> int:
-        """Bytes of answers that are not handed to the socket yet."""
-        return 0 if self.failed else self.queued()
+        """Bytes that answers take which are not handed to the socket yet, their streams included."""
+        if self.failed:
+            return 0
+        return self.queued() + _STREAM_BYTES * (self._streams - len(self._calls) + len(self._waiting))
 
     def when_relieved(self, callback: Callable[[], None]) -> None:
         """Call back once the client has read enough, at once if it has; never if the connection ends."""
@@ -390,6 +415,25 @@ class ServerConnection:
             self._waiting.append(callback)
         else:
             callback()
+
+    def when_room(self, callback: Callable[[], None]) -> None:
+        """Call back when the server has room for a long answer, at once if it has; never if the connection ends."""
+        if self._for_room or self.pressed():
+            self._for_room.append(callback)
+            self.host.wait_for_room()
+        else:
+            callback()
+
+    @property
+    def waits_for_room(self) -> bool:
+        """Whether answers wait for room."""
+        return bool(self._for_room)
+
+    def admit(self) -> bool:
+        """Make one of the answers that wait for room, whether there is any or not; whether more wait."""
+        if self._for_room:
+            self._for_room.popleft()()
+        return bool(self._for_room)
 
     def credit(self, size: int, stream_id: int) -> None:
         """Consumed later than received: give the client its credit back, if the connection still lives."""
@@ -469,6 +513,7 @@ class ServerConnection:
             else:
                 self.send_data(stream_id, prefix(len(payload)))
                 self.send_data(stream_id, payload)
+                self.host.grown()
             self.send_trailers(stream_id, trailers)
         except EngineError:
             # Reset by the client in the bytes being handled, or the connection ends: nobody listens.
@@ -504,6 +549,7 @@ class ServerConnection:
             else:
                 self.send_data(call.stream_id, prefix(len(payload)))
                 self.send_data(call.stream_id, payload)
+                self.host.grown()
         except EngineError:
             return
         self._answered = True
@@ -640,6 +686,7 @@ class ServerConnection:
         self.unsent = 0
         self.blocked.clear()
         self._waiting.clear()
+        self._for_room.clear()
 
     def _fail(self, failure: ConnectionFailed) -> None:
         logger.debug("connection of %s ended: %s", self.peer, failure)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -22,6 +22,9 @@ API_VERSION: Final = "3.6.0"
 
 STORAGE_VERSION: Final = "3.6.0"
 
+MAX_COPIES: Final = 4
+"""Snapshots sent to clients at once. Each is a process of some 20 MiB and keeps what it copies from being reused."""
+
 
 @dataclass(slots=True)
 class Maintenance:
@@ -36,6 +39,7 @@ class Maintenance:
     disk: Disk
     times: WorkTimes
     waiting: set[asyncio.Event] = field(default_factory=set)
+    copies: int = 0
 
     def status(self) -> pb.StatusResponse:
         """Sizes, leader and indexes, and what is wrong."""
@@ -85,21 +89,29 @@ class Maintenance:
         answer.header.CopyFrom(self.header())
         return answer
 
-    async def snapshot(self) -> AsyncIterator[pb.SnapshotResponse]:
-        """A consistent copy of the state in chunks, its SHA-256 at the end."""
-        with self.times.snapshot.measure():
-            digest = hashlib.sha256()
-            async with await self.state.backend.snapshot() as copy:
-                remaining = copy.size
-                async for chunk in copy:
-                    digest.update(chunk)
-                    remaining = max(0, remaining - len(chunk))
-                    yield pb.SnapshotResponse(
-                        header=self.header(), remaining_bytes=remaining, blob=chunk, version=STORAGE_VERSION
-                    )
-            yield pb.SnapshotResponse(
-                header=self.header(), remaining_bytes=0, blob=digest.digest(), version=STORAGE_VERSION
-            )
+    async def snapshot(self) -> AsyncGenerator[pb.SnapshotResponse, None]:
+        """A consistent copy of the state in chunks, its SHA-256 at the end.
+
+        Raises RequestTooManyRequests while as many are under way as may be.
+        """
+        if self.copies >= MAX_COPIES:
+            raise errors.RequestTooManyRequests
+        self.copies += 1
+        try:
+            with self.times.snapshot.measure():
+                digest = hashlib.sha256()
+                async with await self.state.backend.snapshot() as copy:
+                    remaining = copy.size
+                    async for chunk in copy:
+                        digest.update(chunk)
+                        remaining = max(0, remaining - len(chunk))
+                        yield self._chunk(remaining, chunk)
+                yield self._chunk(0, digest.digest())
+        finally:
+            self.copies -= 1
+
+    def _chunk(self, remaining: int, blob: bytes) -> pb.SnapshotResponse:
+        return pb.SnapshotResponse(header=self.header(), remaining_bytes=remaining, blob=blob, version=STORAGE_VERSION)
 
     async def defragment(self) -> None:
         """Rewrite the state's file without its free pages."""

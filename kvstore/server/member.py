@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Sequence
 from typing import Final, TypeVar
 
 from google.protobuf.message import Message as ProtoMessage
@@ -25,7 +25,7 @@ from kvstore.server.changes import MembershipChanges
 from kvstore.server.config import Config
 from kvstore.server.disk import Disk
 from kvstore.server.leases import LeaseKeeper
-from kvstore.server.long_answers import RangeAnswers, When, at_once
+from kvstore.server.long_answers import EAGER, Asker, ReadAnswers
 from kvstore.server.maintenance import Maintenance
 from kvstore.server.proposals import Proposals
 from kvstore.server.reads import ReadRounds, Waiter
@@ -35,7 +35,7 @@ from kvstore.wire import varint
 
 Request = TypeVar("Request", pb.RangeRequest, pb.TxnRequest)
 
-Answer = Callable[[Request, Promise[bytes], When], None]
+Answer = Callable[[Request, Promise[bytes], Asker], None]
 """Makes the answer to a read and resolves the promise with it."""
 
 CROWDED_REQUESTS: Final = 5_000
@@ -150,7 +150,7 @@ class Member:
         self._headers = headers
         self._chance = chance
         self._time = asyncio.get_running_loop().time
-        self._ranges = RangeAnswers(self.store.range_steps, self.header, asyncio.get_running_loop().call_soon)
+        self._answers = ReadAnswers(self.store.range_steps, self.header, asyncio.get_running_loop().call_soon)
         self._raising_no_space = False
         self._leader_lost_callbacks: dict[int, Callable[[], None]] = {}
 
@@ -203,28 +203,25 @@ class Member:
 
     # KV
 
-    def range(self, request: pb.RangeRequest, when: When = at_once) -> Promise[bytes]:
+    def range(self, request: pb.RangeRequest, asker: Asker = EAGER) -> Promise[bytes]:
         """Read keys. Long answers are made in steps that let the loop go on."""
         try:
             validate.check_range(request)
         except errors.KvstoreError as error:
             return Promise.failed(error)
         if request.serializable:
-            return self._read(self._ranges.answer, request, when)
-        return self._confirmed_read(self._ranges.answer, request, when)
+            return self._read(self._answers.range, request, asker)
+        return self._confirmed_read(self._answers.range, request, asker)
 
-    async def range_stream(self, request: pb.RangeRequest) -> AsyncIterator[bytes]:
-        """Read keys: encoded RangeStreamResponse messages, one a step."""
+    async def range_stream(self, request: pb.RangeRequest, asker: Asker = EAGER) -> AsyncIterator[bytes]:
+        """Read keys: encoded RangeStreamResponse messages, each made in its turn."""
         validate.check_range(request)
         if not request.serializable:
             await self.linearizable()
         with contextlib.closing(self.store.range_stream(request)) as parts:
-            for part in parts:
-                if part is None:
-                    await asyncio.sleep(0)
-                else:
-                    body = self.header() + part.body
-                    yield b"\n" + varint(len(body)) + body
+            while (part := await self._answers.part(parts, asker)) is not None:
+                body = self.header() + part.body
+                yield b"\n" + varint(len(body)) + body
 
     def put(self, request: pb.PutRequest) -> Promise[bytes]:
         """Set a key."""
@@ -243,7 +240,7 @@ class Member:
             return Promise.failed(error)
         return self.proposer.propose("delete_range", request)
 
-    def txn(self, request: pb.TxnRequest, when: When = at_once) -> Promise[bytes]:
+    def txn(self, request: pb.TxnRequest, asker: Asker = EAGER) -> Promise[bytes]:
         """Compare, then do one of two things. Without writes it is a read: serializable if all its ranges are."""
         try:
             validate.check_txn(request, self.config.max_txn_ops)
@@ -254,8 +251,8 @@ class Member:
         except errors.KvstoreError as error:
             return Promise.failed(error)
         if txn_serializable(request):
-            return self._read(self._answer_txn, request, when)
-        return self._confirmed_read(self._answer_txn, request, when)
+            return self._read(self._answer_txn, request, asker)
+        return self._confirmed_read(self._answer_txn, request, asker)
 
     def compact(self, request: pb.CompactionRequest) -> Promise[bytes]:
         """Forget history. With `physical`, answered when the space is free on this member."""
@@ -349,7 +346,7 @@ class Member:
         """A hash of the history up to a revision."""
         return await self.maintenance.hash_kv(revision)
 
-    def snapshot(self) -> AsyncIterator[pb.SnapshotResponse]:
+    def snapshot(self) -> AsyncGenerator[pb.SnapshotResponse, None]:
         """A consistent copy of the state in chunks, its SHA-256 at the end."""
         return self.maintenance.snapshot()
 
@@ -384,31 +381,25 @@ class Member:
         self.reads.join(waiter, self._time())
         self.loop.wake()
 
-    def _confirmed_read(self, answer: Answer[Request], request: Request, when: When) -> Promise[bytes]:
+    def _confirmed_read(self, answer: Answer[Request], request: Request, asker: Asker) -> Promise[bytes]:
         promise: Promise[bytes] = Promise()
 
         def confirmed(error: errors.KvstoreError | None) -> None:
             if error is not None:
                 promise.set_exception(error)
                 return
-            when(lambda: answer(request, promise, when))
+            asker.when_relieved(lambda: answer(request, promise, asker))
 
         self.confirm(confirmed)
         return promise
 
-    def _read(self, answer: Answer[Request], request: Request, when: When) -> Promise[bytes]:
+    def _read(self, answer: Answer[Request], request: Request, asker: Asker) -> Promise[bytes]:
         promise: Promise[bytes] = Promise()
-        when(lambda: answer(request, promise, when))
+        asker.when_relieved(lambda: answer(request, promise, asker))
         return promise
 
-    def _answer_txn(self, request: pb.TxnRequest, promise: Promise[bytes], _: When) -> None:
-        store = self.store
-        try:
-            body = store.txn(request)
-        except errors.KvstoreError as error:
-            promise.set_exception(error)
-        else:
-            promise.set_result(self._headers.encode(store.revision) + body)
+    def _answer_txn(self, request: pb.TxnRequest, promise: Promise[bytes], asker: Asker) -> None:
+        self._answers.whole(lambda: self.store.txn(request), promise, asker)
 
     # Space
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Sequence
 from typing import Any
 
 import grpc
@@ -15,7 +15,7 @@ from kvstore.mvcc.watch import WatchHub
 from kvstore.pb import rpc_pb2 as pb
 from kvstore.pb import rpc_pb2_grpc
 from kvstore.rpc import Promise, StatusCode
-from kvstore.server.long_answers import When, at_once
+from kvstore.server.long_answers import EAGER, Asker
 from kvstore.server.member import Member
 from kvstore.wire import length_delimited
 
@@ -111,10 +111,10 @@ class FakeMember(Member):
     async def _result(self, method: str, request: object, default: Any) -> Any:
         return await self._promise(method, request, self.bodies.get(method, default))
 
-    def range(self, request: pb.RangeRequest, when: When = at_once) -> Promise[bytes]:
+    def range(self, request: pb.RangeRequest, asker: Asker = EAGER) -> Promise[bytes]:
         return self._encoded("range", request)
 
-    async def range_stream(self, request: pb.RangeRequest) -> AsyncIterator[bytes]:
+    async def range_stream(self, request: pb.RangeRequest, asker: Asker = EAGER) -> AsyncIterator[bytes]:
         for part in await self._result("range_stream", request, ()):
             yield part
 
@@ -124,7 +124,7 @@ class FakeMember(Member):
     def delete_range(self, request: pb.DeleteRangeRequest) -> Promise[bytes]:
         return self._encoded("delete_range", request)
 
-    def txn(self, request: pb.TxnRequest, when: When = at_once) -> Promise[bytes]:
+    def txn(self, request: pb.TxnRequest, asker: Asker = EAGER) -> Promise[bytes]:
         return self._encoded("txn", request)
 
     def compact(self, request: pb.CompactionRequest) -> Promise[bytes]:
@@ -185,7 +185,7 @@ class FakeMember(Member):
         result: pb.HashKVResponse = await self._result("hash_kv", revision, default)
         return result
 
-    async def snapshot(self) -> AsyncIterator[pb.SnapshotResponse]:
+    async def snapshot(self) -> AsyncGenerator[pb.SnapshotResponse, None]:
         for chunk in await self._result("snapshot", None, ()):
             yield chunk
 

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import pytest
 
 from kvstore import errors
 from kvstore.api.errors import STATUS
+from kvstore.api.maintenance import MaintenanceService
 from kvstore.pb import lock_pb2, lock_pb2_grpc
 from kvstore.pb import rpc_pb2 as pb
-from kvstore.rpc import StatusCode
+from kvstore.rpc import Promise, RpcError, StatusCode
+from kvstore.rpc.outgoing import Buffered
 from kvstore.wire import length_delimited
-from tests.api.harness import Api, FakeMember, pb_key_value, status_of, until
+from tests.api.harness import DEADLINE, Api, FakeMember, pb_key_value, status_of, until
 
 HEADER = pb.ResponseHeader(cluster_id=1, member_id=2, revision=1, raft_term=3)
 
@@ -136,6 +139,23 @@ async def test_snapshot_sends_what_the_member_gives(api: Api, member: FakeMember
     chunks = [pb.SnapshotResponse(blob=bytes([n]) * 100_000, remaining_bytes=100_000 * (9 - n)) for n in range(10)]
     member.bodies["snapshot"] = chunks
     assert [chunk async for chunk in api.maintenance.Snapshot(pb.SnapshotRequest())] == chunks
+
+
+class Unread:
+    """The context of a call whose client reads nothing."""
+
+    def write(self, message: object) -> Buffered:
+        return Buffered(Promise)
+
+
+async def test_a_snapshot_that_nobody_reads_is_given_up(member: FakeMember) -> None:
+    member.bodies["snapshot"] = [pb.SnapshotResponse(blob=b"x")]
+    service = MaintenanceService(member, stall_seconds=0.01)
+    async with asyncio.timeout(DEADLINE):
+        with pytest.raises(RpcError) as refusal:
+            await service.Snapshot(pb.SnapshotRequest(), Unread())
+    assert refusal.value.code is StatusCode.RESOURCE_EXHAUSTED
+    assert "read for 0.01 seconds" in refusal.value.message
 
 
 UNIMPLEMENTED: dict[str, Any] = {

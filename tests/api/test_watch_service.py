@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+from kvstore.api.watch import CallSink
 from kvstore.pb import rpc_pb2 as pb
+from kvstore.rpc import Promise
 from tests.api.harness import DEADLINE, Api, FakeMember, until
 
 
@@ -125,3 +127,41 @@ async def test_the_end_of_a_connection_ends_its_watches(api: Api, member: FakeMe
     assert (await read(call)).created
     await api.channel.close(None)
     await until(lambda: member.fake_store.watches.streams == 0)
+
+
+class Context:
+    """A call whose buffer others fill and empty. The drains of it are what waits for room."""
+
+    def __init__(self) -> None:
+        self.writable = True
+        self.drains: list[Promise[None]] = []
+        self.sent: list[bytes] = []
+
+    def write(self, message: bytes) -> bool:
+        self.sent.append(message)
+        return self.writable
+
+    def drain(self) -> Promise[None]:
+        promise: Promise[None] = Promise()
+        self.drains.append(promise)
+        return promise
+
+
+def test_a_watch_that_others_filled_the_connection_of_goes_on_when_it_is_empty(member: FakeMember) -> None:
+    context = Context()
+    stream = CallSink(context).open(member.fake_store.watches)
+    stream.create(pb.WatchCreateRequest(key=b"k"))
+    # Not by what this stream writes: none of its writes has told it to wait.
+    context.writable = False
+    member.fake_store.put(b"k", b"v")
+    watches = member.fake_store.watches
+    assert (len(context.sent), watches.slow_watchers) == (1, 1)
+    context.writable = True
+    assert len(context.drains) == 1
+    context.drains.pop().set_result(None)
+    while watches.sync():
+        pass
+    assert watches.slow_watchers == 0
+    member.fake_store.put(b"k", b"later")
+    assert pb.WatchResponse.FromString(context.sent[-1]).events[0].kv.value == b"later"
+    stream.close()

@@ -11,7 +11,7 @@ from pathlib import Path
 from tests.limits.idle import idle
 from tests.limits.overload import overload
 from tests.limits.report import Report
-from tests.limits.stalled import WINDOWS, stalled
+from tests.limits.stalled import KINDS, WINDOWS, stalled
 
 
 def main() -> None:
@@ -23,7 +23,8 @@ def main() -> None:
     command.add_argument("--processes", type=int, default=2)
     command = commands.add_parser("stalled", help="clients that never read")
     command.add_argument("--clients", type=int, default=1_000)
-    command.add_argument("--window", choices=list(WINDOWS), action="append")
+    command.add_argument("--window", choices=list(WINDOWS), action="append", help="all of them if none is given")
+    command.add_argument("--kind", choices=list(KINDS), action="append", help="all of them, and all together, if none")
     command = commands.add_parser("overload", help="more requests than can be done")
     command.add_argument("--factor", type=float, default=10.0)
     command.add_argument("--seconds", type=float, default=10.0)
@@ -40,7 +41,9 @@ def _run(directory: Path, arguments: argparse.Namespace) -> Iterator[Report]:
         yield idle(directory, arguments.connections, arguments.processes)
     elif arguments.command == "stalled":
         for window in arguments.window or WINDOWS:
-            yield from stalled(directory / window, arguments.clients, window=window)
+            yield from stalled(
+                directory / window, arguments.clients, window=window, kinds=arguments.kind or list(KINDS)
+            )
     else:
         yield overload(directory, arguments.factor, arguments.seconds)
 

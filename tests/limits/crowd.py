@@ -7,7 +7,9 @@ asked what is left of it, says that, and ends with its input.
 from __future__ import annotations
 
 import json
+import os
 import resource
+import select
 import socket
 import subprocess
 import sys
@@ -26,6 +28,12 @@ ANSWER_SECONDS = 30.0
 OPENED_AT_ONCE = 100
 """Connections of one process that wait for the server at the same time."""
 
+NICENESS = 10
+"""How far a crowd stands back behind the member, with which it shares the cores."""
+
+PAUSE_SECONDS = 0.02
+"""Between two rounds over the connections of a flood."""
+
 
 @dataclass(frozen=True, slots=True)
 class Errand:
@@ -34,6 +42,8 @@ class Errand:
     host, port: where it connects. connections: how many. first_address: number of its first source address, as in
     127.1.x.y. window: flow control credit that it gives. calls: header block and payload, both hexadecimal, of each
     call that every connection makes. half_close: whether the calls are ended. reads: whether answers are read.
+    floods: whether the calls are made again and again, as fast as the socket takes them. raw: what is said instead of
+    HTTP/2, hexadecimal.
     """
 
     host: str
@@ -44,6 +54,8 @@ class Errand:
     calls: tuple[tuple[str, str], ...] = ()
     half_close: bool = True
     reads: bool = True
+    floods: bool = False
+    raw: str = ""
 
 
 @dataclass(slots=True)
@@ -125,6 +137,7 @@ def _write(process: subprocess.Popen[str], what: dict[str, Any]) -> None:
 
 def main() -> None:
     """Do one errand."""
+    os.nice(NICENESS)
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     given = json.loads(sys.stdin.readline())
@@ -139,19 +152,54 @@ def main() -> None:
                 sockets.append(connection)
             else:
                 refused += 1
+    floods = [Flooding(connection, errand) for connection in sockets] if errand.floods else []
     _say(Standing(len(sockets), refused, sum(_alive(connection, errand.reads) for connection in sockets)))
-    for _ in sys.stdin:
+    while _asked(floods):
         _say(Standing(len(sockets), refused, sum(_alive(connection, errand.reads) for connection in sockets)))
+
+
+def _asked(floods: list[Flooding]) -> bool:
+    """Wait, flooding, for a line of the standard input; whether there is one."""
+    while floods and not select.select([sys.stdin], [], [], PAUSE_SECONDS)[0]:
+        for flooding in floods:
+            flooding.go_on()
+    return bool(sys.stdin.readline())
 
 
 def _say(standing: Standing) -> None:
     print(json.dumps(asdict(standing)), flush=True)
 
 
+class Flooding:
+    """Makes an errand's calls over and over on one connection, on streams that were not used yet."""
+
+    def __init__(self, connection: socket.socket, errand: Errand) -> None:
+        connection.setblocking(False)
+        self._socket = connection
+        self._calls = [(bytes.fromhex(headers), bytes.fromhex(payload)) for headers, payload in errand.calls]
+        self._half_close = errand.half_close
+        self._raw = bytes.fromhex(errand.raw)
+        self._stream = 1 + 2 * len(self._calls)
+        self._unsent = b""
+
+    def go_on(self) -> None:
+        """Hand over what the socket takes, one round of calls at most."""
+        if not self._unsent:
+            self._unsent = self._raw
+            for headers, payload in self._calls:
+                self._unsent += frames.call(self._stream, headers, payload, half_close=self._half_close)
+                self._stream += 2
+        try:
+            self._unsent = self._unsent[self._socket.send(self._unsent) :]
+        except OSError:
+            # It takes nothing now, or nothing any more.
+            return
+
+
 def _open(errand: Errand, number: int) -> socket.socket | None:
     """A connection on which everything is said already; None if that was not possible."""
     address = errand.first_address + number // PORTS_PER_ADDRESS
-    said = frames.opening(errand.window) + frames.SETTINGS_ACK
+    said = bytes.fromhex(errand.raw) or frames.opening(errand.window) + frames.SETTINGS_ACK
     for index, (headers, payload) in enumerate(errand.calls):
         request = bytes.fromhex(payload)
         said += frames.call(1 + 2 * index, bytes.fromhex(headers), request, half_close=errand.half_close)
@@ -172,6 +220,8 @@ def _open(errand: Errand, number: int) -> socket.socket | None:
 
 def _is_taken(errand: Errand, connection: socket.socket) -> bool:
     """Whether the server has answered what is to be read."""
+    if errand.raw:
+        return True
     wanted = {(frames.SETTINGS, 0)}
     if errand.reads and errand.half_close:
         wanted |= {(frames.HEADERS, 1 + 2 * index) for index in range(len(errand.calls))}

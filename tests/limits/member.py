@@ -42,7 +42,8 @@ def anonymous_bytes(pid: int) -> int:
     for line in Path(f"/proc/{pid}/status").read_text().splitlines():
         if line.startswith("RssAnon:"):
             return int(line.split()[1]) * 1024
-    raise AssertionError(f"process {pid} has no memory")
+    # A process that has ended and was not waited for yet.
+    return 0
 
 
 def descriptors(member: Member) -> int:
@@ -55,9 +56,12 @@ class MemoryWatch:
 
     def __init__(self, member: Member) -> None:
         self._member = member
+        self._alone = processes_of(member)[0]
         self._stop = threading.Event()
         self.before = self.now()
         self.peak = self.before
+        # Of the member's own process.
+        self.peak_alone = 0
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
 
@@ -72,6 +76,7 @@ class MemoryWatch:
     def _run(self) -> None:
         while not self._stop.wait(SAMPLE_SECONDS):
             self.peak = max(self.peak, self.now())
+            self.peak_alone = max(self.peak_alone, anonymous_bytes(self._alone))
 
     def close(self) -> None:
         """Stop sampling."""

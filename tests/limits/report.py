@@ -19,6 +19,7 @@ class Report:
     peak: int = 0
     during: int = 0
     after: int = 0
+    peak_alone: int = 0
     served: int = 0
     p50: float = 0.0
     p99: float = 0.0
@@ -30,6 +31,7 @@ class Report:
     def take(self, memory: MemoryWatch, bystander: Bystander) -> None:
         """Note what the two have seen so far."""
         self.before, self.peak, self.after = memory.before, memory.peak, memory.now()
+        self.peak_alone = memory.peak_alone
         self.served, self.wrong = bystander.served, bystander.wrong
         self.p50, self.p99 = bystander.latency(0.5), bystander.latency(0.99)
         self.bystander_refused = bystander.refused
@@ -39,7 +41,7 @@ class Report:
         refused = ", ".join(f"{count} x {what}" for what, count in self.bystander_refused.most_common(5)) or "none"
         rows = [
             ("anonymous memory", f"before {_mib(self.before)}, peak {_mib(self.peak)}, during {_mib(self.during)}, "),
-            ("", f"after {_mib(self.after)}"),
+            ("", f"after {_mib(self.after)}; the member's own process at its peak {_mib(self.peak_alone)}"),
             (
                 "bystander",
                 f"{self.served} served, p50 {self.p50 * 1e3:.1f} ms, p99 {self.p99 * 1e3:.1f} ms, {self.wrong} wrong",

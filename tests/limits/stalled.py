@@ -2,10 +2,24 @@
 
 from __future__ import annotations
 
+import threading
 import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from kvstore.pb.rpc_pb2 import PutRequest, RangeRequest, RequestOp, TxnRequest, WatchCreateRequest, WatchRequest
+import grpc
+
+from kvstore.pb.rpc_pb2 import (
+    PutRequest,
+    RangeRequest,
+    RequestOp,
+    SnapshotRequest,
+    TxnRequest,
+    WatchCreateRequest,
+    WatchRequest,
+)
 from tests.cluster.harness import Client, Member
 from tests.cluster.harness.client import prefix_end
 from tests.cluster.harness.waiting import wait_until
@@ -13,7 +27,7 @@ from tests.limits import frames
 from tests.limits.bystander import Bystander
 from tests.limits.crowd import Crowd, Errand
 from tests.limits.idle import SETTLE_SECONDS
-from tests.limits.member import MemoryWatch, descriptors, one_member
+from tests.limits.member import MemoryWatch, descriptors, one_member, processes_of
 from tests.limits.report import Report
 
 PREFIX = b"large/"
@@ -22,6 +36,23 @@ OPERATIONS = 100
 
 WINDOWS = {"open": frames.LARGEST_WINDOW, "default": frames.DEFAULT_WINDOW, "closed": 0}
 """Flow control credit that the clients give: all there is, the little that HTTP/2 begins with, or none."""
+
+BUSY_VALUE = b"w" * 20_000
+BUSY_SECONDS = 0.02
+
+FLOOD_CALLS = 50
+"""Calls that a client of a flood makes in one go, before it tries to make as many again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """What clients that never read ask for, as of Errand. busy: whether what they watch is written all the while."""
+
+    calls: tuple[tuple[str, str], ...] = ()
+    half_close: bool = True
+    floods: bool = False
+    raw: str = ""
+    busy: bool = False
 
 
 def fill(client: Client, keys: int) -> None:
@@ -34,57 +65,142 @@ def fill(client: Client, keys: int) -> None:
         client.kv.Txn(TxnRequest(success=[RequestOp(request_put=put) for put in puts]))
 
 
-def ranges(count: int) -> tuple[tuple[str, str], ...]:
-    """Calls that read everything below the prefix, so many at once."""
-    headers = frames.request_headers("/etcdserverpb.KV/Range").hex()
-    request = RangeRequest(key=PREFIX, range_end=prefix_end(PREFIX)).SerializeToString().hex()
-    return ((headers, request),) * count
+def ranges(count: int) -> Kind:
+    """Read everything below the prefix, so many times at once."""
+    return Kind(_calls("KV/Range", RangeRequest(key=PREFIX, range_end=prefix_end(PREFIX)), count))
 
 
-def watches(count: int) -> tuple[tuple[str, str], ...]:
+def transactions(count: int) -> Kind:
+    """The same in transactions that only read."""
+    everything = RangeRequest(key=PREFIX, range_end=prefix_end(PREFIX))
+    return Kind(_calls("KV/Txn", TxnRequest(success=[RequestOp(request_range=everything)]), count))
+
+
+def streams(count: int) -> Kind:
+    """The same as streams."""
+    return Kind(_calls("KV/RangeStream", RangeRequest(key=PREFIX, range_end=prefix_end(PREFIX)), count))
+
+
+def watches(count: int) -> Kind:
     """Streams that watch everything below the prefix, from the beginning of history."""
-    headers = frames.request_headers("/etcdserverpb.Watch/Watch").hex()
     create = WatchCreateRequest(key=PREFIX, range_end=prefix_end(PREFIX), start_revision=1)
-    return ((headers, WatchRequest(create_request=create).SerializeToString().hex()),) * count
+    return Kind(_calls("Watch/Watch", WatchRequest(create_request=create), count), half_close=False)
 
 
-def stalled(directory: Path, clients: int, *, window: str, keys: int = 2_000, calls: int = 10) -> list[Report]:
-    """One run with clients that range, one with clients that watch, both against the same member."""
+def busy_watches(count: int) -> Kind:
+    """Streams that watch everything below the prefix from now on, while large values are put there."""
+    create = WatchCreateRequest(key=PREFIX, range_end=prefix_end(PREFIX))
+    return Kind(_calls("Watch/Watch", WatchRequest(create_request=create), count), half_close=False, busy=True)
+
+
+def snapshots(count: int) -> Kind:
+    """Copies of the whole state."""
+    return Kind(_calls("Maintenance/Snapshot", SnapshotRequest(), count))
+
+
+def puts(count: int) -> Kind:
+    """Puts that return what was there, as fast as they are taken."""
+    put = PutRequest(key=b"flood", value=b"x" * 256, prev_kv=True)
+    return Kind(_calls("KV/Put", put, count * FLOOD_CALLS // 10), floods=True)
+
+
+def pages(count: int) -> Kind:
+    """Requests for the metrics over HTTP/1.1, as fast as they are taken."""
+    request = b"GET /metrics HTTP/1.1\r\nHost: limits\r\n\r\n" * count
+    return Kind(raw=request.hex(), floods=True)
+
+
+KINDS = {
+    "range": ranges,
+    "txn": transactions,
+    "stream": streams,
+    "watch": watches,
+    "busy-watch": busy_watches,
+    "snapshot": snapshots,
+    "put": puts,
+    "http": pages,
+}
+
+
+def _calls(method: str, request: object, count: int) -> tuple[tuple[str, str], ...]:
+    headers = frames.request_headers(f"/etcdserverpb.{method}").hex()
+    return ((headers, request.SerializeToString().hex()),) * count  # type: ignore[attr-defined]
+
+
+def stalled(
+    directory: Path, clients: int, *, window: str, kinds: list[str], keys: int = 2_000, calls: int = 10
+) -> Iterator[Report]:
+    """One run for each kind, and in the end one with all of them together, all against the same member."""
     with one_member(directory) as member:
         with Client(member.endpoint) as client:
             fill(client, keys)
-        return [
-            never_reading(member, clients, window, "range", ranges(calls), half_close=True),
-            never_reading(member, clients, window, "watch", watches(calls), half_close=False),
-        ]
+        for name in kinds:
+            yield never_reading(member, clients, window, {name: KINDS[name](calls)})
+        if len(kinds) > 1:
+            yield never_reading(member, clients, window, {name: KINDS[name](calls) for name in kinds})
 
 
 def never_reading(
-    member: Member, clients: int, window: str, kind: str, calls: tuple[tuple[str, str], ...], *, half_close: bool
+    member: Member, clients: int, window: str, kinds: dict[str, Kind], *, held_seconds: float = 5.0
 ) -> Report:
-    """Send a crowd that does not read, write below the prefix beside it, and report."""
-    errand = Errand(
-        "127.0.0.1", member.client_port, clients, 1, WINDOWS[window], calls, half_close=half_close, reads=False
-    )
-    report = Report(f"{clients} clients that never read, {len(calls)} {kind} calls each, window {window}")
-    with Bystander(member.endpoint, PREFIX + b"bystander") as bystander:
-        wait_until(lambda: bystander.served >= 10, "the bystander is served", 20)
+    """Send a crowd that does not read, each kind a share of it, look after it for a while, and report."""
+    share = clients // len(kinds)
+    errand = Errand("127.0.0.1", member.client_port, share, 1, WINDOWS[window], reads=False)
+    report = Report(f"{share * len(kinds)} clients that never read, {', '.join(kinds)}, window {window}")
+    with Bystander(member.endpoint, PREFIX + b"bystander") as bystander, ExitStack() as stack:
+        wait_until(lambda: bystander.served >= 10, "the bystander is served", 60)
+        if any(kind.busy for kind in kinds.values()):
+            stack.enter_context(busy(member))
+        alone = len(bystander.latencies)
         memory = MemoryWatch(member)
-        open_before = descriptors(member)
+        open_before, processes_before = descriptors(member), len(processes_of(member))
         began = time.monotonic()
-        with Crowd(errand, 2) as crowd:
-            report.standing = crowd.opened()
-            seen = bystander.served
-            wait_until(lambda: bystander.served >= seen + 20, "the bystander is served beside them", 120)
-            report.during = memory.now()
-            report.standing = crowd.ask()
+        crowds = [stack.enter_context(Crowd(_errand(errand, kind), 2)) for kind in kinds.values()]
+        standings = [crowd.opened() for crowd in crowds]
+        opened, refused = sum(each.opened for each in standings), sum(each.refused for each in standings)
+        seen, until = bystander.served, time.monotonic() + held_seconds
+        wait_until(
+            lambda: bystander.served >= seen + 20 and time.monotonic() > until,
+            "the bystander is served beside them",
+            300,
+        )
+        report.during = memory.now()
+        alive = sum(crowd.ask().alive for crowd in crowds)
+        processes = len(processes_of(member)) - processes_before
+        beside = bystander.latencies[alone:]
+        for crowd in crowds:
             crowd.close()
         wait_until(lambda: descriptors(member) <= open_before + 2, "the connections are gone", SETTLE_SECONDS)
-        report.notes.append(("seconds", f"{time.monotonic() - began:.1f}"))
         report.take(memory, bystander)
         memory.close()
-    standing = report.standing
     report.notes += [
-        ("connections", f"{standing.opened} opened, {standing.refused} refused, {standing.alive} alive at the end")
+        ("seconds", f"{time.monotonic() - began:.1f}"),
+        ("longest beside", f"{max(beside, default=0.0) * 1e3:.0f} ms of {len(beside)} calls"),
+        ("connections", f"{opened} opened, {refused} refused, {alive} alive at the end"),
+        ("processes", f"{processes} more at the end"),
     ]
     return report
+
+
+def _errand(errand: Errand, kind: Kind) -> Errand:
+    return replace(errand, calls=kind.calls, half_close=kind.half_close, floods=kind.floods, raw=kind.raw)
+
+
+@contextmanager
+def busy(member: Member) -> Iterator[None]:
+    """Put large values below the prefix all the while."""
+    stop = threading.Event()
+
+    def work() -> None:
+        with Client(member.endpoint) as client:
+            while not stop.wait(BUSY_SECONDS):
+                with suppress(grpc.RpcError):
+                    client.put(PREFIX + b"00000000", BUSY_VALUE, timeout=10)
+
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join(30)

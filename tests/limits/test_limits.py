@@ -59,8 +59,8 @@ def test_clients_that_never_read_take_bounded_memory_and_disturb_nobody(tmp_path
     with one_member(tmp_path) as member:
         with Client(member.endpoint) as client:
             stalled.fill(client, 2_000)
-        ranges = stalled.never_reading(member, 50, window, "range", stalled.ranges(10), half_close=True)
-        watches = stalled.never_reading(member, 20, window, "watch", stalled.watches(3), half_close=False)
+        ranges = stalled.never_reading(member, 50, window, {"range": stalled.ranges(10)})
+        watches = stalled.never_reading(member, 20, window, {"watch": stalled.watches(3)})
     for report in (ranges, watches):
         # Answers that wait are bounded at 256 MiB; the allocator and the sockets take as much again, and what is just
         # being made comes on top. Without the bounds it is well over 1,000 MiB.

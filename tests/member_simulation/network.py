@@ -438,6 +438,17 @@ class ServerEnd:
         else:
             self._server.loop.call_later(chance.uniform(0.0, 0.1), relieved)
 
+    @property
+    def pressed(self) -> bool:
+        """Whether a long answer should wait for room."""
+        return self._server.network.timeline.chance.random() < 0.1
+
+    waits_for_room = False
+
+    def when_room(self, callback: Callable[[], None]) -> None:
+        """Call back when a long answer may be made."""
+        self.when_relieved(callback)
+
     # What happens to it.
 
     def start(self) -> None:

@@ -212,6 +212,25 @@ def test_a_sink_that_fills_up_while_catching_up_is_left_alone(harness: Harness) 
     assert sum(len(answer.events) for answer in sink.received) == 100
 
 
+def test_more_than_can_be_told_at_once_is_told_in_steps(harness: Harness) -> None:
+    store = harness.store
+    store.watches.config = WatchConfig(notify_send_bytes=2_500, step_send_bytes=2_500)
+    sinks = [Sink() for _ in range(8)]
+    for sink in sinks:
+        store.watches.open(sink).create(Create(key=b"a"))
+    put(store, b"a", b"x" * 1_000)
+    store.watches.notify()
+    assert sum(len(sink.received) > 1 for sink in sinks) == 3
+    assert store.watches.slow_watchers == 5
+    store.watches.sync()
+    assert sum(len(sink.received) > 1 for sink in sinks) == 6
+    catch_up(store)
+    put(store, b"a", b"later")
+    catch_up(store)
+    for sink in sinks:
+        assert [event.kv.value[:5] for answer in sink.received for event in answer.events] == [b"xxxxx", b"later"]
+
+
 def test_a_step_of_catching_up_is_bounded_and_keeps_revisions_whole(harness: Harness) -> None:
     store = harness.store
     store.watches.config = WatchConfig(step_rows=2)

@@ -13,7 +13,7 @@ from tests.mvcc.harness import Harness, Sink
 from tests.mvcc.model import without_prev
 from tests.mvcc.test_store_model import ENDS, KEYS, Comparison, deletes, puts, relative, txns
 
-TINY_STEPS = WatchConfig(fragment_bytes=150, step_rows=2, step_bytes=200, step_send_bytes=300)
+TINY_STEPS = WatchConfig(fragment_bytes=150, step_rows=2, step_bytes=200, step_send_bytes=300, notify_send_bytes=200)
 
 
 @dataclass

@@ -14,7 +14,9 @@ from kvstore.rpc import Promise, ServerOptions
 from kvstore.rpc import Server as RpcServer
 from kvstore.rpc.backlog import PATIENCE_SECONDS, Backlog
 from kvstore.rpc.h2 import H2Limits
-from tests.rpc.harness import EchoServicer, eventually, serving
+from tests.limits import frames as raw
+from tests.rpc.harness import EchoServicer, Text, eventually, serving
+from tests.rpc.test_handlers import Servicer
 from tests.rpc.wire import Exchange, Handler, request_headers
 
 LIMIT = 1_000
@@ -26,9 +28,18 @@ class Holder:
     def __init__(self) -> None:
         self.unread = 0
         self.expelled = False
+        self.relieved = 0
+        self.waiting = 0
 
     def expel(self) -> None:
         self.expelled = True
+
+    def relieve(self) -> None:
+        self.relieved += 1
+
+    def admit(self) -> bool:
+        self.waiting -= 1
+        return self.waiting > 0
 
 
 class Server:
@@ -36,7 +47,11 @@ class Server:
 
     def __init__(self) -> None:
         self.time = 100.0
-        self.backlog = Backlog(LIMIT, lambda: self.time)
+        self.turns_wanted = 0
+        self.backlog = Backlog(LIMIT, 2 * LIMIT, lambda: self.time, needs_turns=self._want_turns)
+
+    def _want_turns(self) -> None:
+        self.turns_wanted += 1
 
 
 def test_within_the_limit_nobody_is_closed() -> None:
@@ -59,10 +74,9 @@ def test_beyond_it_who_has_read_nothing_for_longest_is_closed_first() -> None:
     server.backlog.note(late, 300)
     assert (reader.expelled, stalled.expelled, late.expelled) == (False, True, False)
     assert server.backlog.total == 750
-    assert not server.backlog.pressed
 
 
-def test_who_has_just_read_is_spared_up_to_twice_the_limit() -> None:
+def test_who_has_just_read_is_spared_up_to_the_most_that_may_wait() -> None:
     server, one, two = Server(), Holder(), Holder()
     server.backlog.note(one, 900)
     server.backlog.note(two, 900)
@@ -72,6 +86,46 @@ def test_who_has_just_read_is_spared_up_to_twice_the_limit() -> None:
     assert one.expelled
     assert not two.expelled
     assert server.backlog.total == 1_200
+
+
+def test_there_is_room_again_when_well_below_the_limit_and_who_holds_something_is_told() -> None:
+    server, one, two = Server(), Holder(), Holder()
+    server.backlog.note(one, 600)
+    server.backlog.note(two, 600)
+    assert server.backlog.pressed
+    assert server.turns_wanted == 1
+    server.backlog.note(two, 300)
+    assert server.backlog.pressed
+    server.backlog.note(two, 100)
+    assert not server.backlog.pressed
+    assert (one.relieved, two.relieved) == (1, 1)
+
+
+def test_who_waits_for_room_takes_turns() -> None:
+    server, holders = Server(), [Holder(), Holder(), Holder()]
+    for holder, waiting in zip(holders, (3, 1, 2), strict=True):
+        holder.waiting = waiting
+        server.backlog.queue(holder)
+        server.backlog.queue(holder)
+    assert server.turns_wanted
+    for left in ((2, 1, 2), (2, 0, 2), (2, 0, 1)):
+        assert server.backlog.turn()
+        assert tuple(holder.waiting for holder in holders) == left
+    # Who is gone has no turn any more.
+    server.backlog.leave(holders[0])
+    assert not server.backlog.turn()
+    assert tuple(holder.waiting for holder in holders) == (2, 0, 0)
+
+
+def test_turns_go_on_as_long_as_too_much_waits_and_close_who_reads_nothing() -> None:
+    server, one, two = Server(), Holder(), Holder()
+    server.backlog.note(one, 900)
+    server.backlog.note(two, 700)
+    assert server.backlog.turn()
+    assert not one.expelled
+    server.time += PATIENCE_SECONDS
+    assert server.backlog.turn()
+    assert (one.expelled, two.expelled) == (True, False)
 
 
 def test_a_connection_that_is_gone_holds_nothing() -> None:
@@ -98,7 +152,7 @@ def test_what_happens_often_is_logged_now_and_then(caplog: pytest.LogCaptureFixt
 
 def test_that_much_has_become_free_is_told_once() -> None:
     told: list[int] = []
-    backlog = Backlog(LIMIT, lambda: 0.0, lambda: told.append(backlog.total))
+    backlog = Backlog(LIMIT, 2 * LIMIT, lambda: 0.0, freed=lambda: told.append(backlog.total))
     one, two = Holder(), Holder()
     backlog.note(one, LIMIT // 10)
     backlog.note(one, 0)
@@ -150,7 +204,7 @@ def test_answers_are_made_as_the_client_reads() -> None:
         exchange.client.send_data(stream, b"\0\0\0\0\0", end_stream=True)
     exchange.server.receive_data(exchange.client.data_to_send(1 << 20))
     # Nothing has been carried back yet: three answers pass 25,000 bytes, the others wait.
-    assert exchange.server.waiting == 3 * 10_005
+    assert exchange.server.queued() == 3 * 10_005
     exchange.transfer()
     assert all(exchange.status(stream) == (0, "") for stream in streams)
 
@@ -161,9 +215,148 @@ def test_under_pressure_a_client_gets_one_answer_at_a_time() -> None:
     for stream in streams:
         exchange.client.send_data(stream, b"\0\0\0\0\0", end_stream=True)
     exchange.server.receive_data(exchange.client.data_to_send(1 << 20))
-    assert exchange.server.waiting == 10_005
+    assert exchange.server.queued() == 10_005
     exchange.transfer()
     assert all(exchange.status(stream) == (0, "") for stream in streams)
+
+
+def small(request: bytes, context: Any) -> bytes:
+    """Answers with little, at once."""
+    return b"x" * 60
+
+
+def test_what_is_answered_and_not_read_counts_with_its_streams() -> None:
+    exchange = Exchange({"Unary": Handler(small)}, client_limits=H2Limits(stream_window=65_535))
+    streams = [exchange.client.send_request(request_headers("/t.T/Unary"), end_stream=False) for _ in range(100)]
+    for stream in streams:
+        exchange.client.send_data(stream, b"\0\0\0\0\0", end_stream=True)
+    exchange.server.receive_data(exchange.client.data_to_send(1 << 20))
+    # It is more than a kilobyte for each, whatever the answer: that of the engine and of what it gives its answers.
+    assert exchange.server.waiting > 100 * 1_000
+    exchange.transfer()
+    assert exchange.server.waiting == 0
+    assert exchange.call() in exchange.trailers
+    assert exchange.server.waiting == 0
+
+
+async def test_streams_that_never_close_are_what_a_client_is_closed_for() -> None:
+    """As a client without flow control credit does it: headers go out, and a few bytes of each answer stay."""
+    options = ServerOptions(unread_bytes=200_000, unread_most_bytes=300_000)
+    async with serving(Servicer(), options=options) as (server, port):
+        _, writer = await asyncio.open_connection("127.0.0.1", port)
+        headers = raw.request_headers("/rpctest.Echo/Unary")
+        request = Text(text="plain").SerializeToString()
+        calls = b"".join(raw.call(stream, headers, request) for stream in range(1, 1_000, 2))
+        writer.write(raw.opening(0) + raw.SETTINGS_ACK + calls)
+        await eventually(lambda: server.backlog.expelled)
+        await eventually(lambda: server.connections == 0)
+        assert server.backlog.total == 0
+        writer.close()
+
+
+def long_after_room(request: bytes, context: Any) -> Promise[bytes]:
+    """Answers with 10,000 bytes when there is room."""
+    promise: Promise[bytes] = Promise()
+    context.when_room(lambda: promise.set_result(b"x" * 10_000))
+    return promise
+
+
+def test_long_answers_wait_for_room_one_after_the_other() -> None:
+    pressed = [True]
+    exchange = Exchange({"Unary": Handler(long_after_room)}, pressed=lambda: pressed[0])
+    first, second, third = (exchange.call() for _ in range(3))
+    assert exchange.server.queued() == 0
+    assert exchange.server.admit()
+    exchange.transfer()
+    assert exchange.status(first) == (0, "")
+    pressed[0] = False
+    # Not past those that were there before.
+    fourth = exchange.call()
+    assert fourth not in exchange.trailers
+    exchange.client.reset_stream(third, 8)
+    exchange.transfer()
+    assert exchange.server.admit()
+    assert exchange.server.admit()
+    assert not exchange.server.admit()
+    exchange.transfer()
+    assert exchange.status(second) == exchange.status(fourth) == (0, "")
+    assert exchange.call() in exchange.trailers
+
+
+def test_under_pressure_a_client_with_many_calls_that_wait_for_room_is_refused_more() -> None:
+    options = ServerOptions(light_calls=4, refusal="calm down")
+    exchange = Exchange({"Unary": Handler(long_after_room)}, options=options, pressed=lambda: True)
+    streams = [exchange.call() for _ in range(6)]
+    assert [exchange.status(stream) for stream in streams[4:]] == [(8, "calm down")] * 2
+    assert not any(stream in exchange.trailers for stream in streams[:4])
+
+
+async def hold_open(requests: Any, context: Any) -> None:
+    """A stream that only others write to."""
+    async for _ in requests:
+        pass
+
+
+async def test_under_pressure_a_stream_is_writable_when_its_client_has_read_everything() -> None:
+    pressed = [False]
+    contexts: list[Any] = []
+
+    async def stream(requests: Any, context: Any) -> None:
+        contexts.append(context)
+        await hold_open(requests, context)
+
+    exchange = Exchange(
+        {"Stream": Handler(stream, request_streaming=True, response_streaming=True)}, pressed=lambda: pressed[0]
+    )
+    exchange.call("/t.T/Stream", request=None)
+    exchange.call("/t.T/Stream", request=None)
+    await asyncio.sleep(0)
+    one, two = contexts
+    one.write(b"x" * 100)
+    assert one.writable
+    assert two.writable
+    pressed[0] = True
+    assert not one.writable
+    assert not two.writable
+    drained = two.drain()
+    assert not drained.done()
+    exchange.transfer()
+    assert drained.done()
+    assert one.writable
+    exchange.server.connection_lost("the client has left")
+    await asyncio.sleep(0)
+
+
+async def test_what_waited_for_others_goes_on_when_there_is_room_again() -> None:
+    pressed = [False]
+    contexts: list[Any] = []
+
+    async def stream(requests: Any, context: Any) -> None:
+        contexts.append(context)
+        await hold_open(requests, context)
+
+    exchange = Exchange(
+        {"Stream": Handler(stream, request_streaming=True, response_streaming=True)},
+        pressed=lambda: pressed[0],
+        client_limits=H2Limits(stream_window=65_535),
+    )
+    exchange.call("/t.T/Stream", request=None)
+    exchange.call("/t.T/Stream", request=None)
+    await asyncio.sleep(0)
+    one, two = contexts
+    # More than the client gives credit for, which leaves the connection with something to send.
+    one.write(b"x" * 100_000)
+    exchange.transfer()
+    pressed[0] = True
+    drained = two.drain()
+    exchange.transfer()
+    assert not drained.done()
+    pressed[0] = False
+    exchange.server.touch()
+    exchange.transfer()
+    assert drained.done()
+    exchange.server.connection_lost("the client has left")
+    await asyncio.sleep(0)
 
 
 def test_calls_of_a_client_that_does_not_read_are_refused_when_they_are_many() -> None:
@@ -176,9 +369,9 @@ def test_calls_of_a_client_that_does_not_read_are_refused_when_they_are_many() -
         exchange.server.receive_data(exchange.client.data_to_send(1 << 20))
         streams.append(stream)
     exchange.transfer()
-    # The first is answered at once; ten more may wait for the client to read it.
-    assert [exchange.status(stream) for stream in streams] == [(0, "")] * 11 + [(8, "calm down")] * 9
-    assert exchange.server.refused == 9
+    # The first is answered at once, and holds its stream; nine more may wait for the client to read it.
+    assert [exchange.status(stream) for stream in streams] == [(0, "")] * 10 + [(8, "calm down")] * 10
+    assert exchange.server.refused == 10
 
 
 def never(request: bytes, context: Any) -> Promise[bytes]:
