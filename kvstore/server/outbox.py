@@ -2,7 +2,8 @@
 
 A message that only says how far the log is committed may wait a moment. Under load the next entries say it too, and
 that saves each follower a message, an answer and a turn, and the leader as much for each follower. For a follower whose
-own clients wait for the commit it does not wait. Knows raft's messages and whom to hand them to.
+own clients wait for the commit it does not wait. An answer that acknowledges nothing new, as that to such a message,
+waits in the same way for one that does. Knows raft's messages and whom to hand them to.
 """
 
 from __future__ import annotations
@@ -16,7 +17,8 @@ ATTENTION_SECONDS: Final = 1.0
 """So long after a peer has passed a proposal on it is told of commits at once."""
 
 NOTICE_SECONDS: Final = 0.002
-"""How long news of a commit waits for entries to go along with. Longer than the next request of a client takes."""
+"""How long news of a commit waits for entries to go along with, and an acknowledgement repeated for a new one. Longer
+than the next request of a client takes."""
 
 
 class Peers(Protocol):
@@ -35,6 +37,8 @@ class Outbox:
         self._clock = clock
         # Until when each peer is told of commits at once.
         self._attended: dict[int, float] = {}
+        # Term and index that each peer was sent an acknowledgement of last.
+        self._acknowledged: dict[int, tuple[int, int]] = {}
         self._later = later
         self._ready: dict[int, list[Message]] = {}
         self._notices: dict[int, Message] = {}
@@ -53,18 +57,19 @@ class Outbox:
         self._attended[peer] = self._clock() + ATTENTION_SECONDS
 
     def send(self) -> None:
-        """Send what was added, but mere notices of a commit a little later or not at all."""
+        """Send what was added, but what says next to nothing a little later or not at all."""
         if not self._ready:
             return
         ready, self._ready = self._ready, {}
         for to, messages in ready.items():
             notice = self._notices.pop(to, None)
-            last = messages[-1]
-            if _is_notice(last) and (len(messages) == 1 or all(map(_is_notice, messages))):
-                if self._attended.get(to, 0.0) < self._clock():
-                    self._notices[to] = last
-                else:
+            mere = [self._is_mere(to, message) for message in messages]
+            if all(mere):
+                last = messages[-1]
+                if last.type is MessageType.APP and self._attended.get(to, 0.0) >= self._clock():
                     self._peers.send(to, [last])
+                else:
+                    self._notices[to] = last
                 continue
             if notice is not None and not any(_says(message, notice) for message in messages):
                 messages.insert(0, notice)
@@ -73,6 +78,18 @@ class Outbox:
             self._armed = True
             self._later(NOTICE_SECONDS, self._send_notices)
 
+    def _is_mere(self, to: int, message: Message) -> bool:
+        """Whether a message can wait: news of a commit alone, or an acknowledgement that the peer was sent before."""
+        if message.type is MessageType.APP:
+            return not message.entries
+        if message.type is not MessageType.APP_RESP or message.reject:
+            return False
+        acknowledged = (message.term, message.index)
+        if self._acknowledged.get(to) == acknowledged:
+            return True
+        self._acknowledged[to] = acknowledged
+        return False
+
     def _send_notices(self) -> None:
         self._armed = False
         notices, self._notices = self._notices, {}
@@ -80,15 +97,10 @@ class Outbox:
             self._peers.send(to, [notice])
 
 
-def _is_notice(message: Message) -> bool:
-    return message.type is MessageType.APP and not message.entries
-
-
 def _says(message: Message, notice: Message) -> bool:
-    """Whether a message tells a follower all that the notice does."""
-    return (
-        message.type is MessageType.APP
-        and bool(message.entries)
-        and message.term == notice.term
-        and message.commit >= notice.commit
-    )
+    """Whether a message tells a peer all that the notice does."""
+    if message.type is not notice.type or message.term != notice.term:
+        return False
+    if message.type is MessageType.APP:
+        return bool(message.entries) and message.commit >= notice.commit
+    return not message.reject and message.index >= notice.index

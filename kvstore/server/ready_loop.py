@@ -287,13 +287,15 @@ class ReadyLoop:
                 self._step(answer)
 
     def _collect(self, end: float) -> None:
-        """Take Readys until `end`; one with a snapshot is the last, for the state is another one after it."""
+        """Take the Ready that there is, and more until `end`; one with a snapshot is the last, for the state is another
+        one after it.
+        """
         node = self._node
-        while node.has_ready():
+        while True:
             self._sort(node.ready())
             if self._appends and self._appends[-1].snapshot is not None:
                 return
-            if self._clock() >= end:
+            if not node.has_ready() or self._clock() >= end:
                 return
 
     def _sort(self, ready: Ready) -> None:

@@ -43,6 +43,10 @@ def entries(to: int, commit: int, term: int = 1) -> Message:
     return Message(type=MessageType.APP, to=to, term=term, commit=commit, entries=[Entry(term, 9)])
 
 
+def answer(to: int, index: int, term: int = 1, reject: bool = False) -> Message:
+    return Message(type=MessageType.APP_RESP, to=to, term=term, index=index, reject=reject)
+
+
 HEARTBEAT = Message(type=MessageType.HEARTBEAT, to=2, term=1, commit=1)
 
 
@@ -104,3 +108,49 @@ def test_a_peer_whose_clients_wait_is_told_at_once() -> None:
     network.now += ATTENTION_SECONDS + 0.1
     network.send_all(notice(2, 6))
     assert len(network.sent) == 2
+
+
+def test_an_acknowledgement_goes_at_once_and_its_repetition_with_the_next() -> None:
+    network = Network()
+    network.send_all(answer(2, 5))
+    assert network.sent == [(2, [answer(2, 5)])]
+    network.send_all(answer(2, 5))
+    assert len(network.sent) == 1
+    network.send_all(answer(2, 6))
+    assert network.sent[1:] == [(2, [answer(2, 6)])]
+    network.pass_time()
+    assert len(network.sent) == 2
+
+
+def test_a_repeated_acknowledgement_that_nothing_follows_goes_a_moment_later() -> None:
+    network = Network()
+    network.send_all(answer(2, 5))
+    network.send_all(answer(2, 5))
+    network.pass_time()
+    assert network.sent == [(2, [answer(2, 5)]), (2, [answer(2, 5)])]
+
+
+@pytest.mark.parametrize("following", [HEARTBEAT, answer(2, 5, term=2), answer(2, 9, reject=True), entries(2, 5)])
+def test_a_repeated_acknowledgement_goes_before_what_does_not_say_it(following: Message) -> None:
+    network = Network()
+    network.send_all(answer(2, 5))
+    network.send_all(answer(2, 5))
+    network.send_all(following)
+    assert network.sent[1:] == [(2, [answer(2, 5), following])]
+
+
+@pytest.mark.parametrize("message", [answer(2, 5, reject=True), answer(3, 5), answer(2, 5, term=2), answer(2, 4)])
+def test_what_was_not_said_before_does_not_wait(message: Message) -> None:
+    network = Network()
+    network.send_all(answer(2, 5))
+    network.send_all(message)
+    assert network.sent[1:] == [(message.to, [message])]
+
+
+def test_a_repeated_acknowledgement_waits_for_a_peer_whose_clients_wait_too() -> None:
+    # They wait for commits, and it commits nothing.
+    network = Network()
+    network.outbox.attend(2)
+    network.send_all(answer(2, 5))
+    network.send_all(answer(2, 5))
+    assert len(network.sent) == 1
