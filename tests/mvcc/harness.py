@@ -19,6 +19,7 @@ from kvstore.pb import rpc_pb2
 from kvstore.storage.backend import Backend, BackendOptions, open_inline
 from kvstore.storage.batch import WriteBatch
 from kvstore.storage.engine import EngineOptions
+from kvstore.storage.overlay import Remains
 
 TABLES = (*store.TABLES, *lessor.TABLES)
 
@@ -86,8 +87,8 @@ class Harness:
         """Lose what was not flushed, and open again."""
         for spec in TABLES:
             kind = self.backend.dup_table if spec.name == "past" else self.backend.table
-            kind(spec.name).discard()
-        self.backend.table("meta").discard()
+            kind(spec.name).discard(Remains())
+        self.backend.table("meta").discard(Remains())
         self.close()
         self.open()
 
