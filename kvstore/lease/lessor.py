@@ -34,6 +34,8 @@ TAKE_UP_STEP = 2_000
 class LeaseTable(Protocol):
     """The part of a storage table that leases need."""
 
+    @property
+    def active(self) -> dict[bytes, bytes | None]: ...
     def get(self, key: bytes) -> bytes | None: ...
     def put(self, key: bytes, value: bytes) -> None: ...
     def delete(self, key: bytes) -> None: ...
@@ -159,7 +161,7 @@ class Lessor:
             self._start(lease, now + lease.ttl, now)
         return rpc_pb2.LeaseGrantResponse(ID=lease_id, TTL=lease.ttl).SerializeToString()
 
-    def revoke(self, lease_id: int, delete_keys: Callable[[Iterable[bytes]], int]) -> bytes:
+    def revoke(self, lease_id: int, delete_keys: Callable[[list[bytes]], int]) -> bytes:
         """End a lease with all its keys; the LeaseRevokeResponse without header.
 
         delete_keys: deletes keys in one revision, as `Store.delete_keys` does, and detaches them here.
@@ -167,8 +169,9 @@ class Lessor:
         """
         if lease_id not in self._leases:
             raise LeaseNotFound
-        delete_keys(self.keys(lease_id))
-        assert not self.keys(lease_id), "deleting the keys of a lease detaches them"
+        keys = self.keys(lease_id)
+        deleted = delete_keys(keys)
+        assert deleted == len(keys), "every key that hangs on a lease is there"
         del self._leases[lease_id]
         self._table.delete(_table_key(lease_id))
         self.revoked += 1
@@ -196,6 +199,11 @@ class Lessor:
     def detach(self, lease_id: int, key: bytes) -> None:
         """Take a key off a lease."""
         self._keys.delete(_table_key(lease_id) + key)
+
+    def detach_all(self, lease_id: int, keys: Iterable[bytes]) -> None:
+        """Take many keys off a lease."""
+        prefix = _table_key(lease_id)
+        self._keys.active.update(dict.fromkeys([prefix + key for key in keys]))
 
     def keys(self, lease_id: int) -> list[bytes]:
         """The keys that hang on a lease, in order."""

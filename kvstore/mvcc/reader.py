@@ -15,15 +15,13 @@ from kvstore.mvcc.encoding import (
     CREATE,
     DELETE,
     MAX_SUB,
+    MOD_AT,
     REVISION,
     REVISION_SIZE,
     current_row_of_history,
     key_of_history,
 )
 from kvstore.storage.table import DupTable, Table
-
-MOD_AT: Final = slice(-33, -25)
-"""Where the mod revision is in a `current` row: eight bytes, big-endian, so that they compare as the numbers do."""
 
 _ALL: Final = b"\xff"
 _FROZEN_COUNTS: Final = 8

@@ -16,11 +16,17 @@ from kvstore.mvcc.compaction import CompactionConfig, Compactor, Immediately, La
 from kvstore.mvcc.encoding import (
     CREATE,
     DELETE,
+    LEASE_AT,
+    MAX_SUB,
+    MOD_AT,
     PUT,
     REVISION,
+    REVISION_SIZE,
+    SUB_AT,
     TRAILER,
     TRAILER_SIZE,
-    encode_deletion,
+    VERSION_AT,
+    encode_deletions,
     encode_version,
     value_of,
     varint,
@@ -51,6 +57,8 @@ _pack_revision: Final = REVISION.pack
 _KINDS: Final = (b"\x00", b"\x01", b"\x02")
 _VERSION: Final = b"\0"
 _DELETION: Final = b"\1"
+_FIRST_VERSION: Final = (1).to_bytes(8, "big")
+_NO_LEASE: Final = bytes(8)
 _DELETE_STEP: Final = 10_000
 """Keys that a deletion takes at a time: each time the changes so far are put in order."""
 
@@ -64,6 +72,7 @@ class Leases(Protocol):
     def exists(self, lease_id: int, /) -> bool: ...
     def attach(self, lease_id: int, key: bytes, /) -> None: ...
     def detach(self, lease_id: int, key: bytes, /) -> None: ...
+    def detach_all(self, lease_id: int, keys: Iterable[bytes], /) -> None: ...
 
 
 def _no_header(revision: int) -> bytes:
@@ -167,11 +176,10 @@ class Store:
         self._end()
         return body
 
-    def delete_keys(self, keys: Iterable[bytes]) -> int:
+    def delete_keys(self, keys: list[bytes]) -> int:
         """Delete those of the keys, ascending, that there are, in one revision; how many. For the end of a lease."""
         self._begin()
-        get = self._current.get
-        found = [(key, row) for key in keys if (row := get(key)) is not None]
+        found = self._current.rows(keys)
         self._remove(found)
         self._end()
         return len(found)
@@ -264,34 +272,52 @@ class Store:
         return create, version, lease
 
     def _remove(self, rows: list[Row]) -> None:
-        """Delete keys that there are, given in order with their newest rows. About 2 us a key."""
+        """Delete keys that there are, given in order with their newest rows. 0.8 us a key: each step takes all of them.
+
+        What is past and what hangs on leases is as _supersede and _write have it.
+        """
         if not rows:
             return
         revision, sub = self._txn_revision, self._sub
-        current, history, past = self._current.active, self._history.active, self._past.active
-        watched, kind = self.watches.watchers, _KINDS[DELETE]
-        for key, old in rows:
-            _, mod, version, lease, old_sub, _, _ = TRAILER.unpack_from(old, len(old) - TRAILER_SIZE)
-            # As _supersede does it; a deletion is the newest of the key's past, too.
-            replaced, place = _pack_revision(mod, old_sub), _pack_revision(revision, sub)
-            if key in past:
-                past[key] += (replaced + _VERSION, place + _DELETION)
-            else:
-                past[key] = [replaced + _VERSION, place + _DELETION]
-            if mod <= self.compact_revision:
-                history[replaced] = (_KINDS[CREATE] if version == 1 else _KINDS[PUT]) + old[:-TRAILER_SIZE]
-            framed = encode_deletion(key, revision)
-            current[key] = None
-            history[place] = kind + framed
-            sub += 1
-            if lease:
-                self._leases.detach(lease, key)
-            if watched:
-                self._events.append(Event(revision, DELETE, key, framed, old))
-        self._sub = sub
+        keys = [key for key, _ in rows]
+        places = [_pack_revision(revision, sub + number) for number in range(len(rows))]
+        # The numbers in a row are big-endian as those of a place are.
+        replaced = [row[MOD_AT] + row[SUB_AT] + _VERSION for _, row in rows]
+        past = self._past.active
+        if past.keys().isdisjoint(keys):
+            # A deletion is the newest of the key's past, too.
+            added = [[old, place + _DELETION] for old, place in zip(replaced, places, strict=True)]
+            past.update(zip(keys, added, strict=True))
+        else:
+            for key, old, place in zip(keys, replaced, places, strict=True):
+                past[key] = [*past.get(key, ()), old, place + _DELETION]
+        history = self._history.active
+        if self.compact_revision > 0:
+            bound = _pack_revision(self.compact_revision, MAX_SUB) + _DELETION
+            for (_, row), old in zip(rows, replaced, strict=True):
+                if old < bound:
+                    kind = _KINDS[CREATE] if row[VERSION_AT] == _FIRST_VERSION else _KINDS[PUT]
+                    history[old[:REVISION_SIZE]] = kind + row[:-TRAILER_SIZE]
+        events = encode_deletions(keys, revision)
+        history.update(zip(places, events, strict=True))
+        self._current.active.update(dict.fromkeys(keys))
+        if leased := [(key, row[LEASE_AT]) for key, row in rows if row[LEASE_AT] != _NO_LEASE]:
+            self._detach(leased)
+        if self.watches.watchers:
+            for (key, row), event in zip(rows, events, strict=True):
+                self._events.append(Event(revision, DELETE, key, event[1:], row))
+        self._sub += len(rows)
         self._reader.head = revision
-        self._counts.remove([key for key, _ in rows])
+        self._counts.remove(keys)
         self.deletes += len(rows)
+
+    def _detach(self, leased: list[tuple[bytes, bytes]]) -> None:
+        """Take keys off their leases, given as rows have them."""
+        by_lease: dict[bytes, list[bytes]] = {}
+        for key, lease in leased:
+            by_lease.setdefault(lease, []).append(key)
+        for lease, keys in by_lease.items():
+            self._leases.detach_all(int.from_bytes(lease, "big", signed=True), keys)
 
     def _wrote(self) -> None:
         self._sub += 1
@@ -411,11 +437,11 @@ class Store:
                     # No pin holds what a snapshot has replaced.
                     raise Compacted
                 try:
-                    item = next(steps)
+                    # Not kept here: it may be large, and long until somebody asks for the next.
+                    yield next(steps)
                 except StopIteration as stop:
                     result: R = stop.value
                     return result
-                yield item
         finally:
             pins[revision] -= 1
             if not pins[revision]:

@@ -126,6 +126,18 @@ class Table(_Rows):
         place = locate(self._txn, self._main, self._layers, key)
         return None if place is None else self._txn.get(place[1], None, place[0])
 
+    def rows(self, keys: list[bytes]) -> list[Row]:
+        """Those of some different keys that there are, in the order given, with values; faster than as many get()."""
+        found: dict[bytes, bytes | None] = dict.fromkeys(keys)
+        active, frozen = self.active, self.frozen
+        with self._txn.cursor(self._main) as cursor:
+            unchanged = [key for key in keys if key not in active and key not in frozen and len(key) <= CHUNK]
+            found.update(cursor.getmulti(unchanged))
+        for key in keys:
+            if found[key] is None:
+                found[key] = self.get(key)
+        return [(key, value) for key, value in found.items() if value is not None]
+
     def put(self, key: bytes, value: bytes) -> None:
         """Store a value."""
         self.active[key] = value

@@ -58,9 +58,9 @@ def check_version(value: Any) -> None:
     history = b"\x00" + framed
     assert encoding.key_of_history(history) == key
     assert encoding.current_row_of_history(history, sub) == row
-    gone = encoding.encode_deletion(key, mod)
-    assert rpc_pb2.RangeResponse.FromString(gone).kvs[0] == kv_pb2.KeyValue(key=key, mod_revision=mod)
-    assert encoding.key_of_history(b"\x01" + gone) == key
+    gone = encoding.encode_deletions([key], mod)[0]
+    assert rpc_pb2.RangeResponse.FromString(gone[1:]).kvs[0] == kv_pb2.KeyValue(key=key, mod_revision=mod)
+    assert encoding.key_of_history(gone) == key
 
 
 # Numbers, headers

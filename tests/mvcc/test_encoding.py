@@ -44,9 +44,10 @@ def test_a_version(size: int, value_size: int, create: int, mod: int, version: i
     assert encoding.without_values([(key, row), (key, row)]) == 2 * framed(message)
 
 
-@given(SIZES, NUMBERS)
-def test_a_deletion(size: int, revision: int) -> None:
-    key = b"k" * size
-    row = encoding.encode_deletion(key, revision)
-    assert row == framed(kv_pb2.KeyValue(key=key, mod_revision=revision))
-    assert encoding.key_of_history(bytes([encoding.DELETE]) + row) == key
+@given(st.lists(SIZES, min_size=1, max_size=4), NUMBERS)
+def test_deletions(sizes: list[int], revision: int) -> None:
+    keys = [b"%d" % number + b"k" * size for number, size in enumerate(sizes)]
+    for key, row in zip(keys, encoding.encode_deletions(keys, revision), strict=True):
+        assert row[0] == encoding.DELETE
+        assert row[1:] == framed(kv_pb2.KeyValue(key=key, mod_revision=revision))
+        assert encoding.key_of_history(row) == key

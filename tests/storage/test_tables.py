@@ -149,6 +149,12 @@ class TableMachine(RuleBasedStateMachine):
         for name, table in self.tables.items():
             assert table.get(key) == self.models[name].get(key)
 
+    @rule(several=st.lists(keys | st.integers(0, 600).map(lambda number: number.to_bytes(2, "big")), unique=True))
+    def rows(self, several: list[bytes]) -> None:
+        for name, table in self.tables.items():
+            model = self.models[name]
+            assert table.rows(several) == [(key, model[key]) for key in several if key in model]
+
     @rule(start=keys, end=ends, limit=st.integers(0, 3))
     def delete_range_in_the_writer(self, start: bytes, end: bytes | None, limit: int) -> None:
         self.acknowledge()
