@@ -149,7 +149,8 @@ def range_steps(reader: Reader, query: RangeQuery) -> Generator[None, None, byte
 
 
 def _plain_steps(reader: Reader, query: RangeQuery) -> Generator[None, None, bytes]:
-    parts: list[bytes] = []
+    # Grows with each step: joined at the end, a large answer would be one long piece of work.
+    body = bytearray()
     got = 0
     count: int | None = None
     following: bytes | None = query.start
@@ -161,16 +162,16 @@ def _plain_steps(reader: Reader, query: RangeQuery) -> Generator[None, None, byt
         if wanted and got >= wanted:
             rows.pop()
             following = None
-        parts.append(query.encode(rows))
+        body += query.encode(rows)
         if wanted and count is None and (got >= wanted or following is not None):
             # While nothing has changed since the first step this is a count of the present.
             count = yield from reader.count_steps(query.start, query.end, query.revision)
         if following is not None:
             yield
     if wanted and got >= wanted:
-        parts.append(_MORE)
-    parts.append(_count_field(got if count is None else count))
-    return b"".join(parts)
+        body += _MORE
+    body += _count_field(got if count is None else count)
+    return bytes(body)
 
 
 def _descending(reader: Reader, query: RangeQuery) -> bytes:
@@ -233,11 +234,13 @@ def stream_parts(reader: Reader, query: RangeQuery) -> Generator[StreamPart | No
         if count is None:
             steps = reader.count_steps(query.start, query.end, query.revision)
             count = yield from steps
-        for row in rows:
-            part = query.encode([row])
+        rows.reverse()
+        while rows:
+            # Taken off, not only looked at: between two parts a client may let us wait for long.
+            part = query.encode([rows.pop()])
             if held and held_size + len(part) > STREAM_BYTES:
-                yield StreamPart(b"".join(held), last=False)
-                held, held_size = [], 0
+                yield StreamPart(_taken(held), last=False)
+                held_size = 0
             held.append(part)
             held_size += len(part)
         # Grows to the usual step while rows are small, so that a step of large ones stays small.
@@ -245,4 +248,11 @@ def stream_parts(reader: Reader, query: RangeQuery) -> Generator[StreamPart | No
         if following is not None:
             yield None
     held.append((_MORE if wanted and got >= wanted else b"") + _count_field(count or 0))
-    yield StreamPart(b"".join(held), last=True)
+    yield StreamPart(_taken(held), last=True)
+
+
+def _taken(parts: list[bytes]) -> bytes:
+    """All of them, which are gone then."""
+    joined = b"".join(parts)
+    parts.clear()
+    return joined
