@@ -20,7 +20,7 @@ from kvstore.api.errors import to_rpc_error
 from kvstore.errors import KvstoreError
 from kvstore.server.config import Url
 from kvstore.server.metrics import Metrics
-from kvstore.server.metrics.export import exposition
+from kvstore.server.metrics.published import Published
 
 _PLAIN = {"Content-Type": "text/plain; charset=utf-8"}
 _REFUSAL = {**_PLAIN, "X-Content-Type-Options": "nosniff"}
@@ -94,12 +94,15 @@ def http_app(
     async def version(request: web.Request) -> web.Response:
         return web.json_response(dict(source.versions()), dumps=_compact_json)
 
+    published = Published(registry)
+
     async def publish(request: web.Request) -> web.Response:
-        text, content_type = exposition(registry, ",".join(request.headers.getall("Accept", [])))
-        response = web.Response(body=text, headers={"Content-Type": content_type})
-        if "gzip" in request.headers.get("Accept-Encoding", ""):
-            response.enable_compression(web.ContentCoding.gzip)
-        return response
+        accept = ",".join(request.headers.getall("Accept", []))
+        text = await published.text(accept, compressed="gzip" in request.headers.get("Accept-Encoding", ""))
+        headers = {"Content-Type": text.content_type}
+        if text.coding != "identity":
+            headers["Content-Encoding"] = text.coding
+        return web.Response(body=text.content, headers=headers)
 
     _get(app, "/version", version)
     _get(app, "/metrics", publish)

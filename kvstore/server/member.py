@@ -17,6 +17,7 @@ from google.protobuf.message import Message as ProtoMessage
 from kvstore import errors
 from kvstore.lease.lessor import Lessor
 from kvstore.mvcc import validate
+from kvstore.mvcc.ranges import StreamPart
 from kvstore.mvcc.store import Store
 from kvstore.pb import rpc_pb2 as pb
 from kvstore.rpc import Promise
@@ -219,9 +220,16 @@ class Member:
         if not request.serializable:
             await self.linearizable()
         with contextlib.closing(self.store.range_stream(request)) as parts:
-            while (part := await self._answers.part(parts, asker)) is not None:
-                body = self.header() + part.body
-                yield b"\n" + varint(len(body)) + body
+            while (message := await self._range_part(parts, asker)) is not None:
+                yield message
+
+    async def _range_part(self, parts: Iterator[StreamPart | None], asker: Asker) -> bytes | None:
+        # A function of its own, so that while the client reads nothing is kept but the message.
+        part = await self._answers.part(parts, asker)
+        if part is None:
+            return None
+        header = self.header()
+        return b"".join((b"\n", varint(len(header) + len(part.body)), header, part.body))
 
     def put(self, request: pb.PutRequest) -> Promise[bytes]:
         """Set a key."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import pytest
 
 from kvstore.errors import Compacted
@@ -60,6 +62,18 @@ def test_a_read_whose_revision_is_compacted_before_it_begins_says_so(store: Stor
     store.compact(8)
     with pytest.raises(Compacted):
         next(steps)
+
+
+def test_of_a_stream_that_waits_for_its_client_little_is_kept(store: Store) -> None:
+    fill(store, STEP_ROWS, b"x" * 2000)
+    tracemalloc.start()
+    try:
+        parts = store.range_stream(everything())
+        size = len(next(part for part in parts if part is not None).body)
+        assert tracemalloc.get_traced_memory()[0] < size // 4
+        parts.close()
+    finally:
+        tracemalloc.stop()
 
 
 def test_a_stream_joins_to_the_answer(store: Store) -> None:
