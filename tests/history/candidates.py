@@ -12,9 +12,10 @@ from dataclasses import dataclass
 
 from tests.history.leases import LeaseLives
 from tests.history.model import Call, Delete, KeyValue, Op, Put, Range, Txn
+from tests.history.places import Places
 from tests.history.plan import FOREVER, Plan
 from tests.history.report import Violation
-from tests.history.store import Impossible, Refused, Store, Writes, operations, same, show, within
+from tests.history.store import Impossible, Refused, Store, Writes, operations, same, show, spans, taken, within
 
 
 @dataclass(slots=True)
@@ -48,13 +49,10 @@ class Candidates:
                 self._wide.append(call)
         self._claimed = self._claimed_puts()
         self._pinned = self._pin()
-        self._groups = _Groups(call.op for call in plan.maybes)
-        self._leased = {
-            inner.key
-            for call in (*plan.maybes, *plan.writers.values())
-            for inner in operations(call.op)
-            if isinstance(inner, Put) and inner.lease
-        }
+        self._deletions = self._claimed_deletions()
+        self._places = Places(plan)
+        self._last_uses: dict[int, int] = {}
+        self._groups = _Groups(plan, store)
 
     def take(self, call: Call | None) -> None:
         if call is not None:
@@ -64,9 +62,9 @@ class Candidates:
         if call is not None:
             self._used.discard(call.id)
 
-    def related(self, key: bytes) -> frozenset[bytes] | None:
-        """The keys whose state can decide what calls without an answer did to this one; None if it may be any."""
-        return None if key in self._leased else self._groups.of(key)
+    def related(self, keys: Iterable[bytes]) -> frozenset[bytes]:
+        """The keys whose state can decide what calls without an answer, or ends of leases, did to any of these."""
+        return self._groups.of(keys)
 
     def of(self, revision: int) -> list[Candidate]:
         """What can have made a revision, most needed first."""
@@ -85,13 +83,20 @@ class Candidates:
                 writes = self._store.execute(op, None)
             except (Refused, Impossible):
                 continue
-            if writes and self._lives.allows(writes) and self._fits(revision, writes, facts):
+            if writes and self._allowed(revision, writes) and self._fits(revision, writes, facts):
                 tried.add(op)
                 found.append(Candidate(call, writes, rank=self._rank(revision, writes)))
         for lease, ender in self._lives.enders(self._store, latest):
             ended: Writes = dict.fromkeys(self._store.attached[lease])
             if self._fits(revision, ended, facts):
-                found.append(Candidate(ender, ended, lease, (0, ender.end) if ender and ender.result else (1, 0)))
+                rank = self._rank(revision, ended)
+                if ender is not None and ender.result is not None:
+                    # It was answered, so it has happened by the time of what began after that.
+                    last = self._places.window(ender)[1]
+                    if last < revision:
+                        continue
+                    rank = min(rank, (0, last))
+                found.append(Candidate(ender, ended, lease, rank))
         found.sort(key=lambda candidate: candidate.rank)
         return found
 
@@ -102,6 +107,19 @@ class Candidates:
             for calls in self._by_key.values():
                 yield from calls
         yield from self._wide
+
+    def _allowed(self, revision: int, writes: Writes) -> bool:
+        """Whether all leases that are written to keys can be there."""
+        leases = {kv.lease for kv in writes.values() if kv is not None and kv.lease}
+        return self._lives.allows(writes) and all(revision <= self._last_use(lease) for lease in leases)
+
+    def _last_use(self, lease_id: int) -> int:
+        """The highest revision at which a key can have been put on a lease: by then somebody knew that it was gone."""
+        last = self._last_uses.get(lease_id)
+        if last is None:
+            ends = self._lives.known_ends(lease_id)
+            last = self._last_uses[lease_id] = min((self._places.window(call)[1] for call in ends), default=FOREVER)
+        return last
 
     def _fits(self, revision: int, writes: Writes, facts: Writes) -> bool:
         if any(key not in writes for key in facts):
@@ -123,19 +141,36 @@ class Candidates:
         return True
 
     def _rank(self, revision: int, writes: Writes) -> tuple[int, int]:
-        """First what a known version or a known absence waits for, the nearest first; last what speaks against both."""
-        best = (1, FOREVER)
+        """How much speaks for these writes here.
+
+        First what a known version or a known absence waits for, the nearest first; then what leaves as many keys as
+        there are; last what makes a key that would have to go again, nobody knows how.
+        """
+        needed, unwanted = FOREVER, 1
         for key, kv in writes.items():
             following = self._plan.facts.next_put(key, revision)
-            if following is None:
+            if following is not None and following.create_revision <= revision:
+                needed = min(needed, following.mod_revision)
                 continue
-            if following.create_revision <= revision:
-                best = min(best, (0, following.mod_revision))
-            elif kv is None:
-                best = min(best, (0, following.create_revision))
+            if kv is not None and key in self._store.live:
+                continue
+            gone = self._gone_by(key, revision, following)
+            if kv is None and gone is not None:
+                needed = min(needed, gone)
             else:
-                best = min(best, (2, 0)) if best[0] != 0 else best
-        return best
+                unwanted = max(unwanted, 2 if gone is None else 3)
+        return (0, needed) if needed < FOREVER else (unwanted, FOREVER)
+
+    def _gone_by(self, key: bytes, revision: int, following: KeyValue | None) -> int | None:
+        """When a key is next known not to be there; None if that is nowhere, or an answered call sees to it."""
+        absent = self._plan.facts.next_absence(key, revision)
+        created = following.create_revision if following is not None else FOREVER
+        gone = min(absent if absent is not None else FOREVER, created)
+        if gone == FOREVER:
+            return None
+        deletions = self._deletions.get(key, [])
+        index = bisect_right(deletions, revision)
+        return None if index < len(deletions) and deletions[index] <= gone else gone
 
     def _claims_between(self, key: bytes, after: int, until: int) -> int:
         claims = self._claimed.get(key, [])
@@ -145,11 +180,25 @@ class Candidates:
         """The revisions at which a key was put for sure: by an answered put, or by what a fact shows."""
         claimed: dict[bytes, set[int]] = {}
         for revision, call in self._plan.writers.items():
-            if isinstance(call.op, Put):
-                claimed.setdefault(call.op.key, set()).add(revision)
+            for inner in taken(call.op, call.result):
+                if isinstance(inner, Put):
+                    claimed.setdefault(inner.key, set()).add(revision)
         for revision, written in self._plan.facts.writes.items():
             for key, (kv, _) in written.items():
                 if kv is not None:
+                    claimed.setdefault(key, set()).add(revision)
+        return {key: sorted(revisions) for key, revisions in claimed.items()}
+
+    def _claimed_deletions(self) -> dict[bytes, list[int]]:
+        """The revisions at which a key was deleted for sure, by an answered deletion of it alone, or for a watch."""
+        claimed: dict[bytes, set[int]] = {}
+        for revision, call in self._plan.writers.items():
+            for inner in taken(call.op, call.result):
+                if isinstance(inner, Delete) and not inner.end:
+                    claimed.setdefault(inner.key, set()).add(revision)
+        for revision, written in self._plan.facts.writes.items():
+            for key, (kv, _) in written.items():
+                if kv is None:
                     claimed.setdefault(key, set()).add(revision)
         return {key: sorted(revisions) for key, revisions in claimed.items()}
 
@@ -222,41 +271,38 @@ def could_write(op: Op, key: bytes, kv: KeyValue | None) -> bool:
 
 
 class _Groups:
-    """Keys that transactions without an answer tie together: the state of one may decide what is written to another."""
+    """Keys tied by calls without an answer, or by a lease: the state of one may decide what is done to another."""
 
-    def __init__(self, ops: Iterable[Op]) -> None:
-        self._parent: dict[bytes, bytes] = {}
-        self._wide = False
-        for op in ops:
-            self._wide = self._wide or (isinstance(op, Delete) and bool(op.end))
-            if isinstance(op, Txn):
-                keys = list(_keys(op))
-                self._wide = self._wide or any(not key for key in keys)
-                for key in keys[1:]:
-                    self._parent[self._root(key)] = self._root(keys[0])
-        self._members: dict[bytes, set[bytes]] = {}
+    def __init__(self, plan: Plan, store: Store) -> None:
+        self._parent: dict[bytes | int, bytes | int] = {}
+        for call in plan.maybes:
+            self._tie(key for start, end in spans(call.op) for key in store.keys_in(start, end))
+        for call in (*plan.maybes, *plan.writers.values()):
+            for inner in operations(call.op):
+                if isinstance(inner, Put) and inner.lease:
+                    self._tie((inner.lease, inner.key))
+        self._members: dict[bytes | int, set[bytes]] = {}
         for key in self._parent:
-            self._members.setdefault(self._root(key), {self._root(key)}).add(key)
+            if isinstance(key, bytes):
+                self._members.setdefault(self._root(key), set()).add(key)
 
-    def _root(self, key: bytes) -> bytes:
-        while self._parent.get(key, key) != key:
-            key = self._parent[key]
+    def _tie(self, keys: Iterable[bytes | int]) -> None:
+        first: bytes | int | None = None
+        for key in keys:
+            root = self._root(key)
+            self._parent[root] = first = root if first is None else first
+
+    def _root(self, key: bytes | int) -> bytes | int:
+        while (parent := self._parent.get(key, key)) != key:
+            # Paths stay short: each step halves what is left of them.
+            self._parent[key] = self._parent.get(parent, parent)
+            key = parent
         return key
 
-    def of(self, key: bytes) -> frozenset[bytes] | None:
-        if self._wide:
-            return None
-        return frozenset(self._members.get(self._root(key), ())) | {key}
-
-
-def _keys(op: Txn) -> Iterator[bytes]:
-    """The keys of a transaction; an empty one stands for a range."""
-    for compare in op.compares:
-        yield b"" if compare.end else compare.key
-    for inner in (*op.then, *op.otherwise):
-        if isinstance(inner, Txn):
-            yield from _keys(inner)
-        elif isinstance(inner, Put):
-            yield inner.key
-        else:
-            yield b"" if inner.end else inner.key
+    def of(self, keys: Iterable[bytes]) -> frozenset[bytes]:
+        found: set[bytes] = set()
+        for key in keys:
+            if key not in found:
+                found.add(key)
+                found.update(self._members.get(self._root(key), ()))
+        return frozenset(found)

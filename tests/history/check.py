@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from tests.history.keyed import check_keys
-from tests.history.linear import GaveUp, Replay, Timeline
+from tests.history.linear import GaveUp, Timeline, find_order
 from tests.history.model import History, WatchResponse
 from tests.history.plan import make
 from tests.history.report import CheckOptions, Report
@@ -29,18 +29,14 @@ def check(
     timeline: Timeline | None = None
     if not plan.faults:
         tell("ordering all calls by revision")
-        replay = Replay(plan, options.budget)
         try:
-            fault = replay.run()
+            timeline, fault = find_order(plan, options.budget)
         except GaveUp:
             report.undecided.append(
                 f"the calls without an answer can be placed in too many ways: {options.budget:,} revisions taken back"
             )
         else:
-            if fault is None:
-                timeline = replay.timeline
-            else:
-                report.violations.append(fault)
+            report.violations += [fault] if fault is not None else []
     tell("checking watches")
     for watch in history.watches:
         report.violations += check_watch(watch, Truth(plan, timeline))

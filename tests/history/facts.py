@@ -29,7 +29,7 @@ from tests.history.model import (
     WatchResumed,
 )
 from tests.history.report import Violation
-from tests.history.store import show, within
+from tests.history.store import show, within, wrote
 
 
 @dataclass(slots=True)
@@ -60,7 +60,9 @@ class Facts:
     coverage: list[Coverage] = field(default_factory=list)
     conflicts: list[Violation] = field(default_factory=list)
     _puts: dict[bytes, list[tuple[int, KeyValue]]] = field(default_factory=dict)
+    _mods: dict[bytes, list[int]] = field(default_factory=dict)
     _until: dict[tuple[bytes, int], int] = field(default_factory=dict)
+    _absences: dict[bytes, list[int]] = field(default_factory=dict)
 
     def at(self, revision: int) -> dict[bytes, KeyValue | None]:
         return {key: kv for key, (kv, _) in self.writes.get(revision, {}).items()}
@@ -70,10 +72,7 @@ class Facts:
 
     def note(self, kv: KeyValue, source: Source, until: int) -> None:
         """A key was seen as written at its mod_revision and still the same at revision `until`."""
-        mark = (kv.key, kv.mod_revision)
-        known = self._until.get(mark)
-        if known is None or until > known:
-            self._until[mark] = until
+        self.note_unchanged(kv.key, kv.mod_revision, until)
         written = self.writes.setdefault(kv.mod_revision, {})
         seen = written.get(kv.key)
         if seen is None:
@@ -81,6 +80,18 @@ class Facts:
             insort(self._puts.setdefault(kv.key, []), (kv.mod_revision, kv), key=lambda put: put[0])
         elif seen[0] != kv:
             self._conflict(kv.key, kv.mod_revision, seen, (kv, source))
+
+    def note_unchanged(self, key: bytes, mod: int, until: int) -> None:
+        """A key was as revision `mod` had written it, still at revision `until`."""
+        known = self._until.get((key, mod))
+        if known is None:
+            insort(self._mods.setdefault(key, []), mod)
+        if known is None or until > known:
+            self._until[key, mod] = until
+
+    def note_absence(self, key: bytes, revision: int) -> None:
+        """A key was seen not to be there at a revision."""
+        insort(self._absences.setdefault(key, []), revision)
 
     def note_deletion(self, key: bytes, revision: int, source: Source) -> None:
         written = self.writes.setdefault(revision, {})
@@ -105,10 +116,10 @@ class Facts:
 
     def excludes(self, revision: int, key: bytes) -> bool:
         """Whether a revision certainly did not write a key, which no fact says that it did."""
-        puts = self._puts.get(key)
-        if puts:
-            index = bisect_left(puts, revision, key=lambda put: put[0])
-            if index and self._until[key, puts[index - 1][0]] >= revision:
+        mods = self._mods.get(key)
+        if mods:
+            index = bisect_left(mods, revision)
+            if index and self._until[key, mods[index - 1]] >= revision:
                 return True
         return any(
             cover.first <= revision <= cover.last and within(key, cover.watch.key, cover.watch.end)
@@ -123,13 +134,23 @@ class Facts:
         index = bisect_left(puts, revision + 1, key=lambda put: put[0])
         return puts[index][1] if index < len(puts) else None
 
+    def next_absence(self, key: bytes, revision: int) -> int | None:
+        """The first revision from this one on at which a key was seen not to be there."""
+        absences = self._absences.get(key)
+        if not absences:
+            return None
+        index = bisect_left(absences, revision)
+        return absences[index] if index < len(absences) else None
+
 
 def gather(history: History) -> Facts:
     """All facts of a history."""
     facts = Facts()
     for call in history.calls:
         if call.result is not None:
-            _gather_result(facts, call.op, call.result, Source(call=call), call.result.revision)
+            before = call.result.revision - wrote(call.op, call.result)
+            _gather_result(facts, call.op, call.result, Source(call=call), before)
+            _gather_absences(facts, call.op, call.result, before)
     for watch in history.watches:
         source = Source(watch=watch)
         for entry in watch.log:
@@ -163,22 +184,44 @@ def covered(watch: Watch) -> Iterator[Coverage]:
         yield Coverage(watch, first, last)
 
 
-def _gather_result(facts: Facts, op: object, result: Result, source: Source, revision: int) -> None:
+def _gather_result(facts: Facts, op: object, result: Result, source: Source, before: int) -> None:
+    """Keys that an answer shows. before: the revision whose state the operation found."""
+    rows: tuple[KeyValue, ...] = ()
     if isinstance(op, Range) and isinstance(result, RangeResult):
-        if not op.keys_only:
-            for kv in result.kvs:
-                facts.note(kv, source, max(op.revision or revision, kv.mod_revision))
+        rows, before = () if op.keys_only else result.kvs, op.revision or before
     elif isinstance(op, Put) and isinstance(result, PutResult):
-        if result.prev_kv is not None:
-            facts.note(result.prev_kv, source, max(revision - 1, result.prev_kv.mod_revision))
+        rows = (result.prev_kv,) if result.prev_kv is not None else ()
     elif isinstance(op, Delete) and isinstance(result, DeleteResult):
-        for kv in result.prev_kvs:
-            facts.note(kv, source, max(revision - 1, kv.mod_revision))
+        rows = result.prev_kvs
     elif isinstance(op, Txn) and isinstance(result, TxnResult):
         branch: tuple[TxnOp, ...] = op.then if result.succeeded else op.otherwise
         for inner, answer in zip(branch, result.results, strict=False):
-            # Earlier operations of the same transaction may show through: claim no more than the write itself.
-            _gather_result(facts, inner, answer, source, 0)
+            _gather_result(facts, inner, answer, source, before)
+    for kv in rows:
+        # What an earlier operation of the same transaction wrote is newer than what it found.
+        facts.note(kv, source, max(before, kv.mod_revision))
+
+
+def _gather_absences(facts: Facts, op: object, result: Result, before: int) -> None:
+    """What an answer tells of keys that it does not show: that they were not there, or had not changed since."""
+    absent = False
+    if isinstance(op, Range) and isinstance(result, RangeResult):
+        absent, before = not result.count, op.revision or before
+    elif isinstance(op, Put) and isinstance(result, PutResult):
+        absent = op.prev_kv and result.prev_kv is None
+    elif isinstance(op, Delete) and isinstance(result, DeleteResult):
+        absent = not result.deleted
+    elif isinstance(op, Txn) and isinstance(result, TxnResult) and result.succeeded:
+        for compare in op.compares:
+            number = compare.operand
+            if compare.end or compare.relation != "=" or not isinstance(number, int):
+                continue
+            if not number and compare.target in ("mod", "create", "version"):
+                facts.note_absence(compare.key, before)
+            elif number and compare.target == "mod":
+                facts.note_unchanged(compare.key, number, max(before, number))
+    if absent and isinstance(op, Put | Range | Delete) and (isinstance(op, Put) or not op.end):
+        facts.note_absence(op.key, before)
 
 
 def _gather_response(facts: Facts, response: WatchResponse, source: Source) -> None:

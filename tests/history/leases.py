@@ -47,6 +47,11 @@ class LeaseLives:
         """Whether all leases that are written to keys can be there."""
         return self._fault(0, None, writes) is None
 
+    def known_ends(self, lease_id: int) -> list[Call]:
+        """The calls that ended a lease, or found that it had ended."""
+        lease = self._followed(lease_id)
+        return [*lease.revokes, *_gone(lease)] if lease is not None else []
+
     def before(self, revision: int, author: Call | None, writes: Writes, store: Store) -> Violation | None:
         """What speaks against making a revision of these writes."""
         if author is None and not writes:
@@ -94,8 +99,8 @@ class LeaseLives:
                 floor = (lease.expires, last)
         return floor
 
-    def overdue(self, moment: int, before: int, store: Store) -> Violation | None:
-        """A revocation that had ended before a moment while its lease still has keys."""
+    def overdue(self, moment: int, store: Store) -> tuple[Violation, list[bytes]] | None:
+        """A revocation that had ended before a moment while its lease still has keys, and these keys."""
         while self._settled < len(self._revokes) and self._revoke_ends[self._settled] < moment:
             _, lease, call = self._revokes[self._settled]
             if self._followed(lease.id) and not self._ended.get(lease.id) and store.attached.get(lease.id):
@@ -104,7 +109,7 @@ class LeaseLives:
                     f"lease {lease.id} was revoked by call {call.id}, and {key!r}, which was attached to it, was still "
                     f"there at revision {store.revision}"
                 )
-                return Violation("revoked lease keeps keys", text, (call.id,))
+                return Violation("revoked lease keeps keys", text, (call.id,)), sorted(store.attached[lease.id])
             self._settled += 1
         return None
 
@@ -174,8 +179,7 @@ class LeaseLives:
         yield from self._end(lease, moments, store)
 
     def _end(self, lease: Lease, moments: list[int], store: Store) -> Iterator[Violation]:
-        granted = max((call.end or call.start for call in lease.grants), default=0)
-        gone = [call for call in lease.gone if lease.grants and call.start > granted]
+        gone = _gone(lease)
         ended = self._ended.get(lease.id)
         if ended:
             yield from _too_late(lease, gone, ended[-1].moment, "had not ended yet")
@@ -204,6 +208,12 @@ class LeaseLives:
             if end == start and not (lease.revokes or lease.maybe_revokes):
                 why = "could not have expired yet"
             yield from _too_late(lease, [*lease.revokes, *gone], end, why)
+
+
+def _gone(lease: Lease) -> list[Call]:
+    """The calls that found that a lease had ended, and not that there was none yet."""
+    granted = max((call.end or call.start for call in lease.grants), default=0)
+    return [call for call in lease.gone if lease.grants and call.start > granted]
 
 
 def _first_ender(lease: Lease) -> tuple[int, Call | None]:

@@ -4,14 +4,16 @@ An answer's revision tells its place: the call that made revision r goes between
 r. So there is no choice as long as every revision has its call, and the order only has to be held against the times: a
 call happens as soon as it can, after all that go before it, and must not yet have ended. Where a revision was made by a
 call without an answer, or by a lease's end, the search guesses one that fits the facts and takes it back if it leads
-nowhere. What is accepted comes with an order that was replayed; what is rejected had every guess tried.
+nowhere: not the last guess, but the last that can have to do with what does not fit. What is accepted comes with an
+order that was replayed; what is rejected had every guess tried that could matter.
 
 Leases and compactions have no revision of their own; leases.py places them when all others stand.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 from tests.history.candidates import Candidate, Candidates
@@ -20,7 +22,7 @@ from tests.history.model import Call, Delete, Put, Range, Txn
 from tests.history.plan import Plan, is_serializable
 from tests.history.refusals import check_compactions, check_refusals
 from tests.history.report import Violation
-from tests.history.store import Impossible, Refused, Store, Writes, operations, same, show
+from tests.history.store import Impossible, Refused, Store, Writes, operations, same, show, spans
 
 
 class GaveUp(Exception):
@@ -28,12 +30,12 @@ class GaveUp(Exception):
 
 
 class Failure(Exception):
-    """The order cannot go on. `key`: the one whose state does not fit, if that is it."""
+    """The order cannot go on. `keys`: those whose state does not fit; None if it may be anything."""
 
-    def __init__(self, violation: Violation, key: bytes | None = None) -> None:
+    def __init__(self, violation: Violation, keys: Iterable[bytes] | None = None) -> None:
         super().__init__(str(violation))
         self.violation = violation
-        self.key = key
+        self.keys = None if keys is None else frozenset(keys)
 
 
 @dataclass(slots=True)
@@ -52,17 +54,52 @@ class Timeline:
     writes: list[Writes] = field(default_factory=lambda: [{}, {}])
 
 
+Keys = frozenset[bytes]
+
+
 @dataclass(slots=True)
 class _Guess:
-    """A revision at which there was a choice, and what is left of it.
+    """A revision at which there was a choice, and what came of it so far.
 
-    keys: what the choice can matter to. None is everything: nobody saw what the revision wrote, so that whatever goes
-    here is missing elsewhere.
+    blamed: the keys whose state was why the choices so far failed; None if it may be anything. barred: for each failure
+    of a choice that did not touch its keys, those keys: all other choices that do not touch them fail as well.
     """
 
     revision: int
-    rest: Iterator[Candidate]
-    keys: frozenset[bytes] | None
+    found: list[Candidate]
+    chosen: int = 0
+    blamed: Keys | None = frozenset()
+    barred: list[Keys] = field(default_factory=list)
+
+    def touches(self, keys: Keys) -> bool:
+        """Whether any choice here can have to do with these keys."""
+        return any(not keys.isdisjoint(candidate.keys) for candidate in self.found)
+
+    def failed(self, keys: Keys | None) -> Candidate | None:
+        """The present choice failed, for the state of these keys: the next one to try."""
+        if keys is None:
+            self.blamed = None
+        else:
+            self.blamed = None if self.blamed is None else self.blamed | keys
+            if keys.isdisjoint(self.found[self.chosen].keys):
+                self.barred.append(keys)
+        while self.chosen + 1 < len(self.found):
+            self.chosen += 1
+            following = self.found[self.chosen]
+            if not any(keys.isdisjoint(following.keys) for keys in self.barred):
+                return following
+        return None
+
+    def why(self) -> Keys | None:
+        """The keys for which all choices failed; None if it may be anything.
+
+        A call that an earlier revision took could be a further choice here. It would fail like the one that was tried
+        and does not touch these keys, if there is such a one.
+        """
+        blamed = self.blamed
+        if blamed is None or all(not blamed.isdisjoint(candidate.keys) for candidate in self.found):
+            return None
+        return blamed
 
 
 class Replay:
@@ -107,16 +144,16 @@ class Replay:
         """Undo to the last guess that can have to do with a failure, and take the next one there."""
         if self._deepest is None or revision > self._deepest[0]:
             self._deepest = (revision, failure.violation)
-        related = self._candidates.related(failure.key) if failure.key is not None else None
+        keys = None if failure.keys is None else self._related(failure.keys)
         while self._guesses:
             guess = self._guesses[-1]
-            if related is not None and guess.keys is not None and guess.keys.isdisjoint(related):
+            if keys is not None and not guess.touches(keys):
                 self._guesses.pop()
                 continue
-            following = next(guess.rest, None)
+            following = guess.failed(keys)
             if following is None:
                 self._guesses.pop()
-                related = None
+                keys = guess.why()
                 continue
             self._budget -= 1 + self.timeline.store.revision - guess.revision
             if self._budget < 0:
@@ -124,6 +161,10 @@ class Replay:
             self._undo(guess.revision)
             return guess.revision, following
         return None
+
+    def _related(self, keys: Keys) -> Keys:
+        """The keys whose state can decide what was done to any of these."""
+        return self._candidates.related(keys)
 
     def _undo(self, revision: int) -> None:
         timeline = self.timeline
@@ -168,10 +209,8 @@ class Replay:
         if not found:
             fault = self._candidates.unexplained(revision)
             raise Failure(fault or self._candidates.nobody(revision))
-        if len(found) > 1:
-            seen = revision in self.plan.facts.writes
-            keys = frozenset(key for candidate in found for key in candidate.keys)
-            self._guesses.append(_Guess(revision, iter(found[1:]), keys if seen else None))
+        # Also where there is but one: another may be kept from here by an earlier guess.
+        self._guesses.append(_Guess(revision, found))
         return found[0]
 
     def _writes(self, call: Call, revision: int) -> Writes:
@@ -180,9 +219,11 @@ class Replay:
         try:
             writes = self.timeline.store.execute(op, result)  # type: ignore[arg-type]
         except Impossible as error:
-            raise _failure("wrong answer", f"call {call.id}, which made revision {revision}: {error}", call) from error
+            text = f"call {call.id}, which made revision {revision}: {error}"
+            raise self._failure("wrong answer", text, call, error) from error
         except Refused as error:
-            raise _failure("wrong answer", f"call {call.id} should have failed: {error.reason}", call) from error
+            text = f"call {call.id} should have failed: {error.reason}"
+            raise self._failure("wrong answer", text, call, error) from error
         for key, (kv, source) in self.plan.facts.writes.get(revision, {}).items():
             if key not in writes or not same(writes[key], kv):
                 made = show(writes[key]) if key in writes else "not touched"
@@ -196,7 +237,7 @@ class Replay:
                         source.watch.id if source.watch else None,
                         revision,
                     ),
-                    key,
+                    (key,),
                 )
         return writes
 
@@ -211,9 +252,9 @@ class Replay:
         floor = self.lives.floor(author, writes, ending)
         if floor is not None and floor[0] > moment:
             moment, by = floor
-        late = self.lives.overdue(moment, timeline.moments[-1], timeline.store)
+        late = self.lives.overdue(moment, timeline.store)
         if late is not None:
-            raise Failure(late)
+            raise Failure(*late)
         if author is not None and author.result is not None and moment > author.end:
             raise Failure(_out_of_order(author, revision, by))
         timeline.store.commit(writes)
@@ -244,15 +285,28 @@ class Replay:
                     store.execute(op, call.result)  # type: ignore[arg-type]
                 except Impossible as error:
                     text = f"call {call.id}, at revision {revision}: {error}"
-                    raise _failure("wrong read", text, call, self._culprits(call)) from error
+                    raise self._failure("wrong read", text, call, error, self._culprits(call)) from error
                 except Refused as error:
                     text = f"call {call.id} should have failed: {error.reason}"
-                    raise _failure("wrong read", text, call) from error
+                    raise self._failure("wrong read", text, call, error) from error
             if written > call.end:
                 raise Failure(_out_of_order(call, revision, timeline.by[-1]))
             if call.start > moment and not is_serializable(op):
                 moment, by = call.start, call
         timeline.moments[-1], timeline.by[-1] = moment, by
+
+    def _failure(
+        self, kind: str, message: str, call: Call, error: Impossible | Refused, others: Iterable[Call] = ()
+    ) -> Failure:
+        """An answer does not fit the state of the keys that the call looked at."""
+        ids = dict.fromkeys([call.id, *(other.id for other in others)])
+        keys: set[bytes] = set()
+        if isinstance(error, Impossible) and error.key is not None:
+            keys.add(error.key)
+        else:
+            for start, end in spans(call.op):
+                keys.update(self.timeline.store.keys_in(start, end))
+        return Failure(Violation(kind, message, tuple(ids)), keys)
 
     def _culprits(self, call: Call) -> Iterable[Call]:
         """The calls that wrote last what a read shows wrongly, so that the picture has both."""
@@ -276,11 +330,25 @@ class Replay:
             raise Failure(fault)
 
 
-def _failure(kind: str, message: str, call: Call, others: Iterable[Call] = ()) -> Failure:
-    ids = dict.fromkeys([call.id, *(other.id for other in others)])
-    keys = {inner.key for inner in operations(call.op)}
-    ends = [inner for inner in operations(call.op) if isinstance(inner, Range | Delete) and inner.end]
-    return Failure(Violation(kind, message, tuple(ids)), keys.pop() if len(keys) == 1 and not ends else None)
+class HastyReplay(Replay):
+    """A search that looks for the cause of a failure at no other keys than those that show it.
+
+    It may pass over the order that there is. What it finds is an order all the same.
+    """
+
+    def _related(self, keys: Keys) -> Keys:
+        return keys
+
+
+def find_order(plan: Plan, budget: int) -> tuple[Timeline | None, Violation | None]:
+    """The order, or the fault that cannot be got around. Raises GaveUp."""
+    with suppress(GaveUp):
+        hasty = HastyReplay(plan, budget // 4)
+        if hasty.run() is None:
+            return hasty.timeline, None
+    replay = Replay(plan, budget)
+    fault = replay.run()
+    return (replay.timeline, None) if fault is None else (None, fault)
 
 
 def _out_of_order(late: Call, revision: int, by: Call | None) -> Violation:

@@ -5,10 +5,10 @@ They change no key, so each can go to the first place that fits: whatever that i
 
 from __future__ import annotations
 
-from bisect import bisect_left, bisect_right
 from collections.abc import Iterator
 
 from tests.history.model import Call, Compact, Outcome, Put, Range, Refusal
+from tests.history.places import Places
 from tests.history.plan import FOREVER, Plan, is_serializable
 from tests.history.report import Violation
 from tests.history.store import Store, operations
@@ -64,7 +64,7 @@ def check_refusals(plan: Plan, store: Store) -> Iterator[Violation]:
     """Refusals that the state cannot have called for at any moment of the call."""
     if plan.partial:
         return
-    places = _Places(plan)
+    places = Places(plan)
     for call in plan.refused:
         if call.error == Refusal.COMPACTED:
             yield from _compacted(plan, call)
@@ -107,41 +107,3 @@ def _absent(store: Store, key: bytes, lowest: int, highest: int) -> bool:
     if store.at(key, lowest) is None:
         return True
     return any(lowest < revision <= highest and kv is None for revision, kv in store.past.get(key, []))
-
-
-class _Places:
-    """Between which revisions a call without one must have happened, by the times of those that have."""
-
-    def __init__(self, plan: Plan) -> None:
-        shown = [(call, revision) for revision, call in plan.writers.items()]
-        shown += [
-            (call, revision)
-            for revision, calls in plan.readers.items()
-            for call in calls
-            if not is_serializable(call.op)
-        ]
-        self._ends: list[int] = []
-        self._lowest: list[int] = []
-        for call, revision in sorted(shown, key=lambda item: item[0].end):
-            self._ends.append(call.end)
-            self._lowest.append(max(revision, self._lowest[-1] if self._lowest else 1))
-        self._starts: list[int] = []
-        self._highest: list[int] = []
-        highest = plan.top
-        writers = {id(call) for call in plan.writers.values()}
-        for call, revision in sorted(shown, key=lambda item: -item[0].start):
-            # What began later cannot have been before: a writer's own revision was not there yet.
-            highest = min(highest, revision - (id(call) in writers))
-            self._starts.append(call.start)
-            self._highest.append(highest)
-        self._starts.reverse()
-        self._highest.reverse()
-        self._top = plan.top
-
-    def window(self, call: Call) -> tuple[int, int]:
-        before = bisect_left(self._ends, call.start)
-        after = bisect_right(self._starts, call.end)
-        return (
-            self._lowest[before - 1] if before else 1,
-            self._highest[after] if after < len(self._highest) else self._top,
-        )

@@ -46,7 +46,11 @@ _RELATIONS: dict[str, Callable[[Any, Any], bool]] = {
 
 
 class Impossible(Exception):
-    """An answer that the state does not allow; the text says why."""
+    """An answer that the state does not allow; the text says why. key: the one that is not as shown, if it is one."""
+
+    def __init__(self, text: str, key: bytes | None = None) -> None:
+        super().__init__(text)
+        self.key = key
 
 
 class Refused(Exception):
@@ -95,6 +99,29 @@ def operations(op: Op) -> Iterator[Put | Range | Delete]:
             yield from operations(inner)
     elif isinstance(op, Put | Range | Delete):
         yield op
+
+
+def spans(op: Op) -> Iterator[tuple[bytes, bytes]]:
+    """The ranges of keys that an operation looks at or writes, as (first key, end)."""
+    if isinstance(op, Put):
+        yield op.key, b""
+    elif isinstance(op, Range | Delete):
+        yield op.key, op.end
+    elif isinstance(op, Txn):
+        for compare in op.compares:
+            yield compare.key, compare.end
+        for inner in (*op.then, *op.otherwise):
+            yield from spans(inner)
+
+
+def taken(op: Op, result: Result | None) -> Iterator[Put | Range | Delete]:
+    """The plain operations that an answered operation ran."""
+    if isinstance(op, Put | Range | Delete):
+        yield op
+    elif isinstance(op, Txn) and isinstance(result, TxnResult):
+        branch = op.then if result.succeeded else op.otherwise
+        for inner, answer in zip(branch, result.results, strict=False):
+            yield from taken(inner, answer)
 
 
 def wrote(op: Op, result: Result | None) -> bool:
@@ -222,7 +249,7 @@ class Store:
                 and (result.prev_kv is not None or (op.prev_kv and old is not None))
                 and not same(old, result.prev_kv)
             ):
-                raise Impossible(f"the key before was {show(old)}, and the answer says {show(result.prev_kv)}")
+                raise Impossible(difference_of(key, old, result.prev_kv), key)
             if not certain and result.prev_kv is not None:
                 old, certain = result.prev_kv, True
         if old is None and (op.ignore_value or op.ignore_lease) and (certain or result is None):
@@ -284,7 +311,7 @@ class Store:
         if op.keys_only:
             rows = [replace(kv, value=b"") for kv in rows]
         if tuple(rows) != result.kvs:
-            raise Impossible(difference(rows, result.kvs))
+            raise difference(rows, result.kvs)
         if result.count != count:
             raise Impossible(f"the range holds {count} keys, and the answer counts {result.count}")
         if result.more != (not op.count_only and count > len(rows)):
@@ -302,7 +329,7 @@ class Store:
                 self._learn(key, shown[key])
         for key in keys:
             if (key in writes or self.certain(key)) and not same(self._seen(key, writes), shown.get(key)):
-                raise Impossible(difference_of(key, self._seen(key, writes), shown.get(key)))
+                raise Impossible(difference_of(key, self._seen(key, writes), shown.get(key)), key)
 
     def _learn(self, key: bytes, kv: KeyValue) -> None:
         last = self.past.get(key, [(1, None)])[-1]
@@ -377,11 +404,11 @@ def difference_of(key: bytes, expected: KeyValue | None, seen: KeyValue | None) 
     return f"{key!r} should be {show(expected)}, and the answer shows {show(seen)}"
 
 
-def difference(expected: Iterable[KeyValue], seen: Iterable[KeyValue]) -> str:
+def difference(expected: Iterable[KeyValue], seen: Iterable[KeyValue]) -> Impossible:
     """The first thing in which an answer differs from what it should be."""
     wanted = {kv.key: kv for kv in expected}
     shown = {kv.key: kv for kv in seen}
     for key in sorted(wanted.keys() | shown.keys()):
         if wanted.get(key) != shown.get(key):
-            return difference_of(key, wanted.get(key), shown.get(key))
-    return "the keys are not in order, or not each once"
+            return Impossible(difference_of(key, wanted.get(key), shown.get(key)), key)
+    return Impossible("the keys are not in order, or not each once")

@@ -126,8 +126,9 @@ def test_the_command_line_tells_a_bad_file_from_a_fault(tmp_path: Path, capsys: 
     assert "none.jsonl" in capsys.readouterr().err
 
 
-def test_ten_thousand_calls_take_a_moment() -> None:
-    history = generate(1, Shape(10_000, clients=20, keys=100, watches=4))
+@pytest.mark.parametrize("watches", [4, 0])
+def test_ten_thousand_calls_take_a_moment(watches: int) -> None:
+    history = generate(1, Shape(10_000, clients=20, keys=100, watches=watches))
     began = time.process_time()
     report = check(history)
     assert report.ok, report.summary()
@@ -136,8 +137,9 @@ def test_ten_thousand_calls_take_a_moment() -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_a_hundred_thousand_calls_take_less_than_a_minute() -> None:
-    history = generate(1, Shape(100_000, clients=20, keys=100, watches=4))
+@pytest.mark.parametrize("watches", [4, 0])
+def test_a_hundred_thousand_calls_take_less_than_a_minute(watches: int) -> None:
+    history = generate(1, Shape(100_000, clients=20, keys=100, watches=watches))
     began = time.process_time()
     report = check(history)
     assert report.ok, report.summary()

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.history.generate import Shape, generate
-from tests.history.linear import GaveUp, Replay
+from tests.history.linear import GaveUp, HastyReplay, Replay
 from tests.history.model import History, Outcome, PutResult, RangeResult
 from tests.history.oracle import Oracle, within_reach
 from tests.history.plan import make
@@ -78,6 +78,8 @@ def test_both_searches_agree(
     if plain is None or quick is None:
         return
     assert quick == plain, history
+    plan = make(history, 0.01)
+    assert plain or plan.faults or HastyReplay(plan, 200_000).run() is not None, history
     if not spoils:
         assert quick
 
