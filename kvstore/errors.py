@@ -217,6 +217,10 @@ class TimeoutWaitAppliedIndex(KvstoreError):
     """Request timed out, waiting for the applied index took too long."""
 
 
+class NoRoomToCatchUp(KvstoreError):
+    """The member's disk is full, and it lacks what the read must show."""
+
+
 class Unhealthy(KvstoreError):
     """Unhealthy cluster."""
 

@@ -71,6 +71,10 @@ STATUS: dict[type[errors.KvstoreError], tuple[StatusCode, str]] = {
         StatusCode.UNAVAILABLE,
         "etcdserver: request timed out, waiting for the applied index took too long",
     ),
+    errors.NoRoomToCatchUp: (
+        StatusCode.UNAVAILABLE,
+        "etcdserver: the disk is full, and this member cannot keep up with the others",
+    ),
     errors.Unhealthy: (StatusCode.UNAVAILABLE, "etcdserver: unhealthy cluster"),
     errors.Corrupt: (StatusCode.DATA_LOSS, "etcdserver: corrupt cluster"),
     errors.NotSupportedForLearner: (StatusCode.FAILED_PRECONDITION, "etcdserver: rpc not supported for learner"),

@@ -70,6 +70,16 @@ class PeerStub:
                 request_serializer=kvstore_dot_pb_dot_rpc__pb2.HashKVRequest.SerializeToString,
                 response_deserializer=kvstore_dot_pb_dot_rpc__pb2.HashKVResponse.FromString,
                 _registered_method=True)
+        self.Range = channel.unary_unary(
+                '/kvstorepb.Peer/Range',
+                request_serializer=kvstore_dot_pb_dot_rpc__pb2.RangeRequest.SerializeToString,
+                response_deserializer=kvstore_dot_pb_dot_rpc__pb2.RangeResponse.FromString,
+                _registered_method=True)
+        self.Txn = channel.unary_unary(
+                '/kvstorepb.Peer/Txn',
+                request_serializer=kvstore_dot_pb_dot_rpc__pb2.TxnRequest.SerializeToString,
+                response_deserializer=kvstore_dot_pb_dot_rpc__pb2.TxnResponse.FromString,
+                _registered_method=True)
 
 
 class PeerServicer:
@@ -121,6 +131,20 @@ class PeerServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Range(self, request, context):
+        """A linearizable read of a member that has no room to keep up with the others. A build that does not know it says so.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Txn(self, request, context):
+        """The same for a transaction that only reads.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_PeerServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -158,6 +182,16 @@ def add_PeerServicer_to_server(servicer, server):
                     servicer.HashKV,
                     request_deserializer=kvstore_dot_pb_dot_rpc__pb2.HashKVRequest.FromString,
                     response_serializer=kvstore_dot_pb_dot_rpc__pb2.HashKVResponse.SerializeToString,
+            ),
+            'Range': grpc.unary_unary_rpc_method_handler(
+                    servicer.Range,
+                    request_deserializer=kvstore_dot_pb_dot_rpc__pb2.RangeRequest.FromString,
+                    response_serializer=kvstore_dot_pb_dot_rpc__pb2.RangeResponse.SerializeToString,
+            ),
+            'Txn': grpc.unary_unary_rpc_method_handler(
+                    servicer.Txn,
+                    request_deserializer=kvstore_dot_pb_dot_rpc__pb2.TxnRequest.FromString,
+                    response_serializer=kvstore_dot_pb_dot_rpc__pb2.TxnResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -349,6 +383,60 @@ class Peer:
             '/kvstorepb.Peer/HashKV',
             kvstore_dot_pb_dot_rpc__pb2.HashKVRequest.SerializeToString,
             kvstore_dot_pb_dot_rpc__pb2.HashKVResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Range(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/kvstorepb.Peer/Range',
+            kvstore_dot_pb_dot_rpc__pb2.RangeRequest.SerializeToString,
+            kvstore_dot_pb_dot_rpc__pb2.RangeResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Txn(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/kvstorepb.Peer/Txn',
+            kvstore_dot_pb_dot_rpc__pb2.TxnRequest.SerializeToString,
+            kvstore_dot_pb_dot_rpc__pb2.TxnResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -18,6 +18,7 @@ from kvstore.peer.codec import DamagedBatch, MalformedMessage, decode_batch, uns
 from kvstore.peer.observer import PeerObserver, Unobserved
 from kvstore.peer.versions import CHECKSUMS, Versions
 from kvstore.rpc import EOF, Promise, RpcError, StatusCode
+from kvstore.storage import pace
 from raft.messages import Message
 
 T = TypeVar("T")
@@ -30,6 +31,10 @@ class PeerHost(Protocol):
     cluster_id: int
     snapshot_directory: Path
     """Where incoming copies are stored: in the file system of the state."""
+
+    @property
+    def has_room(self) -> bool:
+        """Whether there is room on the disk, as far as is known."""
 
     @property
     def spoken(self) -> Versions:
@@ -67,6 +72,12 @@ class PeerHost(Protocol):
 
     async def answer_member_promote(self, number: int) -> list[rpc_pb2.Member]:
         """Promote a learner as the leader."""
+
+    async def answer_range(self, request: rpc_pb2.RangeRequest) -> bytes:
+        """Read keys, linearizably, from what is here: an encoded response."""
+
+    async def answer_txn(self, request: rpc_pb2.TxnRequest) -> bytes:
+        """The same for a transaction. Raises KvstoreError for one that could write."""
 
     async def hash_kv(self, revision: int) -> rpc_pb2.HashKVResponse:
         """Hash the history up to a revision."""
@@ -149,11 +160,17 @@ class PeerService(PeerServicer):
     async def SendSnapshot(self, request_iterator: AsyncIterator[pb.SnapshotChunk], context: Any) -> pb.SnapshotResult:
         """A copy of the state; answered when it is stored."""
         caller = self._admit(context)
+        self._check_room()
         try:
             with self._observer.receiving_snapshot(caller.from_):
                 received = await snapshot.receive(aiter(request_iterator), self._host.snapshot_directory)
         except MalformedMessage as error:
             raise RpcError(StatusCode.INVALID_ARGUMENT, str(error)) from error
+        try:
+            self._check_room()
+        except RpcError:
+            pace.remove(received.path)
+            raise
         self._observer.synced_snapshot(received.sync_seconds)
         self._host.receive_snapshot(received)
         return pb.SnapshotResult()
@@ -188,10 +205,25 @@ class PeerService(PeerServicer):
         members = await _answered(self._host.answer_member_promote(request.ID))
         return rpc_pb2.MemberPromoteResponse(members=members)
 
+    async def Range(self, request: rpc_pb2.RangeRequest, context: Any) -> bytes:
+        """A client's read, passed on by a member that cannot keep up; an encoded RangeResponse."""
+        self._admit(context)
+        return await _answered(self._host.answer_range(request))
+
+    async def Txn(self, request: rpc_pb2.TxnRequest, context: Any) -> bytes:
+        """The same for a transaction that only reads; an encoded TxnResponse."""
+        self._admit(context)
+        return await _answered(self._host.answer_txn(request))
+
     async def HashKV(self, request: rpc_pb2.HashKVRequest, context: Any) -> rpc_pb2.HashKVResponse:
         """This member's hash, for comparison."""
         self._admit(context)
         return await _answered(self._host.hash_kv(request.revision))
+
+    def _check_room(self) -> None:
+        """Raise RpcError if the disk is full: before it is replaced, the old state has to be stored."""
+        if not self._host.has_room:
+            raise RpcError(StatusCode.UNAVAILABLE, "cannot store the snapshot: the disk is full")
 
     def _admit(self, context: Any) -> identity.Caller:
         try:

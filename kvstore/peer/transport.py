@@ -34,6 +34,12 @@ PROBE_SECONDS: Final = 2.0
 
 RETRY_SECONDS: Final = 0.1
 
+SNAPSHOT_RETRY_SECONDS: Final = 0.5
+MAX_SNAPSHOT_RETRY_SECONDS: Final = 16.0
+"""After a copy that a member could not take the next one waits, each time twice as long: a full disk stays full for a
+while, and every copy costs the sender a walk through the whole state.
+"""
+
 REFUSED_RETRY_SECONDS: Final = 2.0
 """A member that turns this one away will most likely do so again."""
 
@@ -146,6 +152,9 @@ class Link:
         self._stream: PeerStream | None = None
         self._held: list[Message] = []
         self._sending_snapshot = False
+        # Until when the failure of the last copy is kept from raft, which would ask for the next one at once.
+        self._pause: asyncio.TimerHandle | None = None
+        self._failed_snapshots = 0
         self._next_url = 0
         self._reason = ""
         self._closed = False
@@ -186,9 +195,22 @@ class Link:
         if self.stats.active_since is None and self._stream is not None:
             self.stats.active_since = self._loop.time()
 
+    @property
+    def pausing(self) -> bool:
+        """Whether a copy was not taken, and the next one waits."""
+        return self._pause is not None
+
+    def has_changed(self) -> None:
+        """The member has stored something, or is another process: it may take a copy now."""
+        self._failed_snapshots = 0
+        if self._pause is not None:
+            self._end_pause()
+
     async def close(self) -> None:
         """End it; what is not sent is dropped."""
         self._closed = True
+        if self._pause is not None:
+            self._pause.cancel()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -261,6 +283,7 @@ class Link:
             self._log.warning("cannot connect to a member", member=f"{self.member:x}", reason=reason)
         self._reason = reason
         self._owner.report_unreachable(self.member)
+        self.has_changed()
         if error is not None and error.code is StatusCode.PERMISSION_DENIED:
             self._owner.report_removed()
 
@@ -282,7 +305,7 @@ class Link:
     # Snapshots.
 
     def _send_snapshot(self, message: Message) -> None:
-        if self._sending_snapshot:
+        if self._sending_snapshot or self._pause is not None:
             # Raft asks again when this one is reported.
             return
         self._sending_snapshot = True
@@ -308,9 +331,24 @@ class Link:
             self._sending_snapshot = False
             if ok:
                 self.stats.snapshots_sent += 1
+                self._failed_snapshots = 0
+                self._owner.report_snapshot(self.member, ok=True)
             else:
-                self.stats.snapshots_failed += 1
-            self._owner.report_snapshot(self.member, ok)
+                self._snapshot_failed()
+
+    def _snapshot_failed(self) -> None:
+        self.stats.snapshots_failed += 1
+        if self._closed:
+            return
+        seconds = min(SNAPSHOT_RETRY_SECONDS * 2**self._failed_snapshots, MAX_SNAPSHOT_RETRY_SECONDS)
+        self._failed_snapshots += 1
+        self._pause = self._loop.call_later(seconds, self._end_pause)
+
+    def _end_pause(self) -> None:
+        if self._pause is not None:
+            self._pause.cancel()
+            self._pause = None
+        self._owner.report_snapshot(self.member, ok=False)
 
     async def _stream_chunks(self, chunks: AsyncIterator[bytes]) -> None:
         stream = self._channel.stream(SERVICE + "SendSnapshot", metadata=self._caller().metadata())
@@ -384,6 +422,17 @@ class Transport:
         link = self._links.get(member)
         if link is not None:
             link.heard(received_bytes)
+
+    @property
+    def pausing(self) -> bool:
+        """Whether a member did not take a copy, and the next one waits."""
+        return any(link.pausing for link in self._links.values())
+
+    def has_stored(self, member: int) -> None:
+        """A member has stored something: it may take a copy now."""
+        link = self._links.get(member)
+        if link is not None:
+            link.has_changed()
 
     def active_since(self, member: int) -> float | None:
         """Since when a member has been heard without a break."""

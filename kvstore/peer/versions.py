@@ -6,6 +6,9 @@ A version is used only once every member speaks it: the leader sees to that, and
 1: raft messages, copies of the state, calls that are passed on to the leader.
 2: batches of raft messages carry a checksum. TCP's own is 16 bits of addition; what it lets pass would be written to
    the log of the receiver, under a checksum that says it is right.
+
+A call that can be done without needs no version: Range and Txn are answered with UNIMPLEMENTED by builds before them,
+which is an answer like that of any member that cannot serve the read.
 """
 
 from __future__ import annotations

@@ -50,7 +50,7 @@ class LeaderCalls:
             if error is None:
                 promise.set_result(answer.result())
             else:
-                promise.set_exception(_domain_error(error))
+                promise.set_exception(domain_error(error))
 
         self._peers.call(leader, method, request, self._timeout).then(answered)
         return promise
@@ -65,8 +65,8 @@ class LeaderCalls:
             promise.set_exception(errors.LeaderChanged())
 
 
-def _domain_error(error: BaseException) -> BaseException:
-    """What the leader answered with: members name their errors in the message of an ABORTED call."""
+def domain_error(error: BaseException) -> BaseException:
+    """What another member answered with: members name their errors in the message of an ABORTED call."""
     if not isinstance(error, RpcError):
         return error
     kind = getattr(errors, error.message, None) if error.code is StatusCode.ABORTED else None

@@ -27,10 +27,17 @@ from kvstore.server.ready_loop import Leadership
 from kvstore.server.state import State
 from kvstore.server.watching import WatchKeeper
 from raft.errors import StepPeerNotFound
-from raft.messages import Message, StateType
+from raft.messages import Message, MessageType, StateType
 from raft.rawnode import RawNode
 
 PUBLISH_RETRY_SECONDS: Final = 0.5
+
+FULL_DISK_SECONDS: Final = 1.0
+"""How long a write that is under way may take while the disk is full; new ones are refused at once."""
+
+STEP_ASIDE_SECONDS: Final = 1.0
+MAX_STEP_ASIDE_SECONDS: Final = 30.0
+"""Between two tries of a leader whose disk is full to hand the lead on, each time twice as long."""
 
 STOP_SECONDS: Final = 3.0
 """How long a member that stops waits for another to take over leadership."""
@@ -79,6 +86,7 @@ class Lifecycle:
         self._compact_timer: asyncio.TimerHandle | None = None
         self._leaderless_since: float | None = self._loop.time()
         self._reported_lost = False
+        self._stepping_aside = False
         self._tasks: set[asyncio.Task[None]] = set()
         self._stopping = False
         self._log = structlog.get_logger("kvstore.member")
@@ -128,14 +136,50 @@ class Lifecycle:
 
     def disk_full(self) -> None:
         """This member cannot write its log. As the leader it hands on what it cannot do; reads go on."""
-        if self.member.is_leader and not self._stopping:
+        if not self._stepping_aside and not self._stopping:
+            self._stepping_aside = True
             task = self._loop.create_task(self._step_aside())
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
 
     async def _step_aside(self) -> None:
-        with contextlib.suppress(errors.KvstoreError, TimeoutError):
-            await self._hand_over()
+        """Lead no more while the disk is full, if somebody else can."""
+        pause = STEP_ASIDE_SECONDS
+        while self.member.disk.full:
+            if self.member.is_leader:
+                with contextlib.suppress(errors.KvstoreError, TimeoutError):
+                    await self._hand_on_to_who_can_write(pause)
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, MAX_STEP_ASIDE_SECONDS)
+        self._stepping_aside = False
+
+    async def _hand_on_to_who_can_write(self, seconds: float) -> None:
+        """Hand leadership to a member that has just stored an entry, as has a quorum.
+
+        An election is a write on most of the disks. Where they are all full it would be without end, and no leader
+        means no reads.
+        """
+        loop = self.member.loop
+        written = 0
+
+        def write(node: RawNode) -> None:
+            nonlocal written
+            node.propose(b"")
+            written = node.raft.log.last_index()
+
+        loop.call(write)
+        until = self._loop.time() + seconds
+        while self.member.is_leader and self._loop.time() < until:
+            await asyncio.sleep(self._tick_seconds)
+            if written and loop.committed >= written:
+                progress = loop.node.status().progress
+                voters = [voter.ID for voter in self._state.membership.voters() if self.id != voter.ID]
+                ready = [number for number in voters if number in progress and progress[number].match >= written]
+                if ready:
+                    self._log.info("the disk is full: handing leadership on", to=f"{ready[0]:x}")
+                    async with asyncio.timeout(STOP_SECONDS):
+                        await self.member.move_leader(ready[0])
+                return
 
     # The end
 
@@ -193,6 +237,9 @@ class Lifecycle:
                 self.member.leader_lost()
             self._campaign_if_alone()
         self.proposals.expire(now, error)
+        if self.member.disk.full:
+            # Nothing more is applied here until there is room, which may be in a day.
+            self.proposals.expire(now + self._config.request_timeout - FULL_DISK_SECONDS, error)
         self._versions.tick()
         self.member.loop.tick()
 
@@ -274,8 +321,20 @@ class Lifecycle:
         """Whether a member was removed from the cluster."""
         return self._state.membership.is_removed(member)
 
+    @property
+    def has_room(self) -> bool:
+        """Whether there is room on the disk, as far as is known."""
+        return not self.member.disk.full
+
     def receive(self, messages: Sequence[Message]) -> None:
         """Take raft messages."""
+        if self.member.disk.full:
+            # Who can write nothing must not be made the leader. The one that wants to be rid of it keeps it.
+            messages = [message for message in messages if message.type is not MessageType.TIMEOUT_NOW]
+        if self.transport.pausing:
+            for message in messages:
+                if message.type is MessageType.APP_RESP and not message.reject:
+                    self.transport.has_stored(message.from_)
         self.member.loop.receive(messages)
 
     def receive_snapshot(self, received: ReceivedSnapshot) -> None:
@@ -312,6 +371,14 @@ class Lifecycle:
     async def answer_member_promote(self, number: int) -> list[pb.Member]:
         """Promote a learner as the leader."""
         return await self.member.changes.promote_here(number)
+
+    async def answer_range(self, request: pb.RangeRequest) -> bytes:
+        """Read keys from what is here."""
+        return await self.member.range_here(request)
+
+    async def answer_txn(self, request: pb.TxnRequest) -> bytes:
+        """Carry out a transaction that only reads, on what is here."""
+        return await self.member.txn_here(request)
 
     async def hash_kv(self, revision: int) -> pb.HashKVResponse:
         """Hash the history up to a revision."""

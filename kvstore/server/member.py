@@ -25,6 +25,7 @@ from kvstore.server.apply import txn_puts
 from kvstore.server.changes import MembershipChanges
 from kvstore.server.config import Config
 from kvstore.server.disk import Disk
+from kvstore.server.elsewhere import Elsewhere
 from kvstore.server.leases import LeaseKeeper
 from kvstore.server.long_answers import EAGER, Asker, ReadAnswers
 from kvstore.server.maintenance import Maintenance
@@ -129,6 +130,7 @@ class Member:
         loop: ReadyLoop,
         proposer: RequestProposer,
         reads: ReadRounds,
+        elsewhere: Elsewhere,
         leases: LeaseKeeper,
         changes: MembershipChanges,
         maintenance: Maintenance,
@@ -143,6 +145,7 @@ class Member:
         self.lessor: Lessor = state.lessor
         self.loop = loop
         self.reads = reads
+        self.elsewhere = elsewhere
         self.leases = leases
         self.changes = changes
         self.maintenance = maintenance
@@ -214,6 +217,12 @@ class Member:
             return self._read(self._answers.range, request, asker)
         return self._confirmed_read(self._answers.range, request, asker)
 
+    async def range_here(self, request: pb.RangeRequest) -> bytes:
+        """Read keys for another member, which cannot: an encoded response. Fails as that did if it cannot either."""
+        validate.check_range(request)
+        await self.linearizable()
+        return await self._read(self._answers.range, request, EAGER)
+
     async def range_stream(self, request: pb.RangeRequest, asker: Asker = EAGER) -> AsyncIterator[bytes]:
         """Read keys: encoded RangeStreamResponse messages, each made in its turn."""
         validate.check_range(request)
@@ -262,6 +271,14 @@ class Member:
             return self._read(self._answer_txn, request, asker)
         return self._confirmed_read(self._answer_txn, request, asker)
 
+    async def txn_here(self, request: pb.TxnRequest) -> bytes:
+        """As range_here, for a txn without writes. Raises NotCapable for another one."""
+        validate.check_txn(request, self.config.max_txn_ops)
+        if txn_writes(request):
+            raise errors.NotCapable
+        await self.linearizable()
+        return await self._read(self._answer_txn, request, EAGER)
+
     def compact(self, request: pb.CompactionRequest) -> Promise[bytes]:
         """Forget history. With `physical`, answered when the space is free on this member."""
         answer = self.proposer.propose("compaction", request)
@@ -304,7 +321,12 @@ class Member:
 
     async def lease_time_to_live(self, request: pb.LeaseTimeToLiveRequest) -> bytes:
         """What is left of a lease: an encoded response."""
-        await self.linearizable()
+        try:
+            await self.linearizable()
+        except errors.NoRoomToCatchUp:
+            # The leader, if that is another member, answers by what it has applied itself.
+            if self.is_leader:
+                raise
         return self.header() + await self.leases.time_to_live(request)
 
     async def lease_leases(self) -> bytes:
@@ -393,13 +415,25 @@ class Member:
         promise: Promise[bytes] = Promise()
 
         def confirmed(error: errors.KvstoreError | None) -> None:
-            if error is not None:
+            if error is None:
+                asker.when_relieved(lambda: answer(request, promise, asker))
+            elif isinstance(error, errors.NoRoomToCatchUp):
+                asker.when_relieved(lambda: self._read_elsewhere(request, promise))
+            else:
                 promise.set_exception(error)
-                return
-            asker.when_relieved(lambda: answer(request, promise, asker))
 
         self.confirm(confirmed)
         return promise
+
+    def _read_elsewhere(self, request: pb.RangeRequest | pb.TxnRequest, promise: Promise[bytes]) -> None:
+        def answered(answer: Promise[bytes]) -> None:
+            error = answer.exception()
+            if error is None:
+                promise.set_result(answer.result())
+            else:
+                promise.set_exception(error)
+
+        self.elsewhere.read(request).then(answered)
 
     def _read(self, answer: Answer[Request], request: Request, asker: Asker) -> Promise[bytes]:
         promise: Promise[bytes] = Promise()

@@ -1,7 +1,8 @@
 """Linearizable reads: the ReadIndex rounds that confirm, for many reads at once, how far the log was committed.
 
 A read waits for a round that began after the read arrived; a round under way may have fixed its index before a write
-that the reader already knows of. Then it waits until this member has applied that index (dissertation, 6.4).
+that the reader already knows of. Then it waits until this member has applied that index (dissertation, 6.4). A member
+whose disk is full may not apply anything for as long as it is: there a read does not wait long.
 """
 
 from __future__ import annotations
@@ -25,31 +26,50 @@ MAX_ROUNDS: Final = 4
 RETRY_SECONDS: Final = 0.5
 """After this long a round is begun again: its messages, or the leader they went to, may be gone."""
 
+FULL_SECONDS: Final = 0.2
+"""How long a read waits for what is to be applied while the disk is full."""
+
 
 @dataclass(slots=True)
 class _Round:
     waiters: list[Waiter]
-    deadline: float
+    since: float
     sent: float
+
+
+def _never() -> bool:
+    return False
 
 
 class ReadRounds:
     """The reads of one member that wait for a quorum's word, or for the log to be applied.
 
     member_id, first: make contexts that no other member uses and this one never used, also before a restart.
-    read_index: asks raft to confirm a context. timeout: seconds a read waits at most.
+    read_index: asks raft to confirm a context. timeout: seconds a read waits at most. disk_full: whether it is now;
+    reads that would have to wait for it fail with NoRoomToCatchUp.
     """
 
-    def __init__(self, member_id: int, first: int, read_index: Callable[[bytes], None], timeout: float) -> None:
+    def __init__(
+        self,
+        member_id: int,
+        first: int,
+        read_index: Callable[[bytes], None],
+        timeout: float,
+        disk_full: Callable[[], bool] = _never,
+    ) -> None:
         self._prefix = member_id.to_bytes(8, "big")
         self._next = first
         self._read_index = read_index
         self._timeout = timeout
+        self._disk_full = disk_full
         self._joining: list[Waiter] = []
         self._joining_since = 0.0
         self._rounds: dict[bytes, _Round] = {}
-        # Index, deadline, and who waits for the index to be applied.
+        # Index, since when they wait, and who waits for the index to be applied.
         self._confirmed: list[tuple[int, float, list[Waiter]]] = []
+        # What was applied last when reads found it to be too little and the disk full.
+        self._stuck_at = -1
+        self._applied = 0
         self.failed_total = 0
         self.slow_total = 0
 
@@ -75,10 +95,11 @@ class ReadRounds:
     def begin(self, now: float) -> None:
         """Begin a round for all that joined."""
         waiters, self._joining = self._joining, []
-        self._send(_Round(waiters, self._joining_since + self._timeout, now))
+        self._send(_Round(waiters, self._joining_since, now))
 
     def confirmed(self, states: Sequence[ReadState], applied: int) -> None:
         """Take raft's answers. Reads whose index is applied are served at once."""
+        self._applied = applied
         for state in states:
             answered = self._rounds.pop(state.request_ctx, None)
             if answered is None:
@@ -86,11 +107,14 @@ class ReadRounds:
             if state.index <= applied:
                 for waiter in answered.waiters:
                     waiter(None)
+            elif applied == self._stuck_at and self._disk_full():
+                self._fail(answered.waiters, errors.NoRoomToCatchUp())
             else:
-                self._confirmed.append((state.index, answered.deadline, answered.waiters))
+                self._confirmed.append((state.index, answered.since, answered.waiters))
 
     def applied(self, index: int) -> None:
         """Serve the reads that waited for `index` to be applied."""
+        self._applied = index
         if not self._confirmed:
             return
         ready = [waiters for needed, _, waiters in self._confirmed if needed <= index]
@@ -103,7 +127,7 @@ class ReadRounds:
     def tick(self, now: float) -> None:
         """Begin rounds again that got no answer, and give up on those that waited too long."""
         for context, round_ in list(self._rounds.items()):
-            if round_.deadline <= now:
+            if round_.since + self._timeout <= now:
                 del self._rounds[context]
                 self._fail(round_.waiters, errors.RequestTimeout())
             elif round_.sent + RETRY_SECONDS <= now:
@@ -112,13 +136,29 @@ class ReadRounds:
                 self._send(round_)
                 round_.sent = now
         if self._joining and self._joining_since + self._timeout <= now:
-            waiters, self._joining = self._joining, []
-            self._fail(waiters, errors.RequestTimeout())
+            self._fail_joining(errors.RequestTimeout())
+        # No round was begun although one might have been: the state is being replaced, and waits for room.
+        elif self.wants_round and self._joining_since + FULL_SECONDS <= now and self._disk_full():
+            self._fail_joining(errors.NoRoomToCatchUp())
         if self._confirmed:
-            late = [row for row in self._confirmed if row[1] <= now]
-            self._confirmed = [row for row in self._confirmed if row[1] > now]
-            for _, _, waiters in late:
-                self._fail(waiters, errors.TimeoutWaitAppliedIndex())
+            self._give_up_confirmed(now)
+
+    def _fail_joining(self, error: errors.KvstoreError) -> None:
+        waiters, self._joining = self._joining, []
+        self._fail(waiters, error)
+
+    def _give_up_confirmed(self, now: float) -> None:
+        disk_full = self._disk_full()
+        longest = FULL_SECONDS if disk_full else self._timeout
+        late = [row for row in self._confirmed if row[1] + longest <= now]
+        if not late:
+            return
+        self._confirmed = [row for row in self._confirmed if row[1] + longest > now]
+        if disk_full:
+            self._stuck_at = self._applied
+        error = errors.NoRoomToCatchUp() if disk_full else errors.TimeoutWaitAppliedIndex()
+        for _, _, waiters in late:
+            self._fail(waiters, error)
 
     def restart(self, now: float) -> None:
         """Begin all rounds again: there is a new leader, the old one's answers will not come."""

@@ -30,6 +30,7 @@ from kvstore.server.compactor import Compactor, PeriodicCompactor, RevisionCompa
 from kvstore.server.config import Config
 from kvstore.server.corruption import HASH_SECONDS, CorruptionMonitor, check_before_start
 from kvstore.server.disk import Disk
+from kvstore.server.elsewhere import Elsewhere
 from kvstore.server.leader_calls import LeaderCalls
 from kvstore.server.leases import LeaseKeeper
 from kvstore.server.lifecycle import Lifecycle
@@ -308,6 +309,7 @@ def _assemble(
         store,
         lessor,
         give_up,
+        disk,
         copy_times=work_times.snapshot,
         watch_times=WatchTimes(metrics),
     )
@@ -320,6 +322,7 @@ def _assemble(
         chance.getrandbits(62),
         node.read_index,
         config.request_timeout,
+        lambda: disk.full,
         times=RangeTimes(metrics, lambda: store.ranges),
     )
     parts = _Late()
@@ -371,6 +374,7 @@ def _assemble(
         loop=ready_loop,
         proposer=proposer,
         reads=reads,
+        elsewhere=Elsewhere(lambda: _others(identity.member_id, state, ready_loop), transport),
         leases=LeaseKeeper(
             lessor,
             proposer,
@@ -439,6 +443,12 @@ def _corruption_monitor(member: Member, transport: Transport) -> CorruptionMonit
         alarms=state.alarms,
         proposer=member.proposer,
     )
+
+
+def _others(own: int, state: State, loop: ReadyLoop) -> list[int]:
+    """The other voters, the leader first: it has what is committed."""
+    others = [voter.ID for voter in state.membership.voters() if own != voter.ID]
+    return sorted(others, key=lambda member: member != loop.leadership.leader)
 
 
 class _Late:

@@ -10,6 +10,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Final
 
 import structlog
 
@@ -21,10 +22,12 @@ from kvstore.server.alarms import Alarms
 from kvstore.server.apply import Applier
 from kvstore.server.cluster_version import ClusterVersion
 from kvstore.server.config import Config
+from kvstore.server.disk import Disk
 from kvstore.server.membership import Membership
 from kvstore.server.metrics import Timed, WatchTimes
 from kvstore.storage import pace
 from kvstore.storage.backend import Backend
+from kvstore.storage.errors import DiskFull
 from kvstore.storage.meta import Identity, Position
 from kvstore.storage.snapshot import SnapshotReader
 from kvstore.storage.wal import Wal
@@ -34,11 +37,15 @@ from raft.messages import ConfState, Entry, Snapshot, SnapshotMetadata
 CONF_STATE = "conf_state"
 """Name of the configuration's row in the backend's meta table."""
 
+REPLACE_RETRY_SECONDS: Final = 0.5
+"""How often to try again to replace the state while there is no room for it."""
+
 
 class State:
     """Store, leases, alarms and membership over one backend.
 
-    on_failure: called with what the member cannot go on after. copy_times, watch_times: told how long copies of the
+    on_failure: called with what the member cannot go on after. disk: told if there is no room to replace the state by
+    a copy. copy_times, watch_times: told how long copies of the
     state and notifications of watchers take.
     """
 
@@ -51,12 +58,14 @@ class State:
         store: Store,
         lessor: Lessor,
         on_failure: Callable[[BaseException], None],
+        disk: Disk,
         copy_times: Timed,
         watch_times: WatchTimes,
     ) -> None:
         self._config = config
         self._identity = identity
         self._on_failure = on_failure
+        self._disk = disk
         self._copy_times = copy_times
         self._watch_times = watch_times
         self._replacing: asyncio.Task[None] | None = None
@@ -135,13 +144,29 @@ class State:
 
         async def replace() -> None:
             try:
-                # A read between the new rows and the revision that goes with them would show neither state.
-                await self.backend.replace(path, self._identity, partial(self._reload, snapshot))
+                await self._replace(path, snapshot)
                 done()
             except Exception as error:  # neither the old state nor the new one can be trusted from here
                 self._on_failure(error)
 
         self._replacing = self._loop.create_task(replace())
+
+    async def _replace(self, path: Path, snapshot: SnapshotMetadata) -> None:
+        full = False
+        while True:
+            try:
+                # A read between the new rows and the revision that goes with them would show neither state.
+                await self.backend.replace(path, self._identity, partial(self._reload, snapshot))
+            except DiskFull as error:
+                if not full:
+                    full = True
+                    self._log.error("no room to replace the state by a snapshot", reason=str(error))
+                    self._disk.set_full("snapshot")
+                await asyncio.sleep(REPLACE_RETRY_SECONDS)
+            else:
+                if full:
+                    self._disk.set_recovered("snapshot")
+                return
 
     def _reload(self, snapshot: SnapshotMetadata) -> None:
         if self.backend.applied != Position(snapshot.index, snapshot.term):

@@ -21,9 +21,16 @@ class MeasuredReads(ReadRounds):
     """Linearizable reads whose ranges are timed, all together that go on at once."""
 
     def __init__(
-        self, member_id: int, first: int, read_index: Callable[[bytes], None], timeout: float, *, times: RangeTimes
+        self,
+        member_id: int,
+        first: int,
+        read_index: Callable[[bytes], None],
+        timeout: float,
+        disk_full: Callable[[], bool],
+        *,
+        times: RangeTimes,
     ) -> None:
-        super().__init__(member_id, first, read_index, timeout)
+        super().__init__(member_id, first, read_index, timeout, disk_full)
         self._times = times
 
     def confirmed(self, states: Sequence[ReadState], applied: int) -> None:
@@ -33,7 +40,9 @@ class MeasuredReads(ReadRounds):
 
     def applied(self, index: int) -> None:
         """As ReadRounds.applied."""
-        if self._confirmed:
+        if not self._confirmed:
+            super().applied(index)
+        else:
             with self._times.measure():
                 super().applied(index)
 

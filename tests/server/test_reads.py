@@ -1,7 +1,7 @@
 """Rounds of ReadIndex: who is served by which, and who is told that it takes too long."""
 
 from kvstore import errors
-from kvstore.server.reads import MAX_JOINING, MAX_ROUNDS, RETRY_SECONDS, ReadRounds
+from kvstore.server.reads import FULL_SECONDS, MAX_JOINING, MAX_ROUNDS, RETRY_SECONDS, ReadRounds
 from raft.messages import ReadState
 
 
@@ -90,3 +90,81 @@ def test_more_reads_than_can_wait_are_refused() -> None:
     rounds.reads.begin(0.0)
     rounds.join("next round")
     assert "next round" not in rounds.outcomes
+
+
+class FullRounds(Rounds):
+    """Rounds of a member whose disk is full."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.full = True
+        self.reads = ReadRounds(1, 1, self.contexts.append, timeout=5.0, disk_full=lambda: self.full)
+
+    def kinds(self) -> dict[str, type]:
+        return {name: type(error) for name, error in self.outcomes.items()}
+
+
+def test_a_read_does_not_wait_for_what_a_full_disk_keeps_from_being_applied() -> None:
+    rounds = FullRounds()
+    rounds.join("a")
+    rounds.reads.begin(0.0)
+    rounds.reads.confirmed([ReadState(9, rounds.contexts[0])], applied=7)
+    rounds.reads.tick(FULL_SECONDS - 0.01)
+    assert rounds.outcomes == {}
+    rounds.reads.tick(FULL_SECONDS)
+    assert rounds.kinds() == {"a": errors.NoRoomToCatchUp}
+
+
+def test_a_read_at_a_member_known_to_be_stuck_does_not_wait_at_all() -> None:
+    rounds = FullRounds()
+    for name in ("first", "stuck"):
+        rounds.join(name)
+        rounds.reads.begin(0.0)
+        rounds.reads.confirmed([ReadState(9, rounds.contexts[-1])], applied=7)
+        rounds.reads.tick(FULL_SECONDS)
+    rounds.outcomes.clear()
+    rounds.join("at once")
+    rounds.reads.begin(1.0)
+    rounds.reads.confirmed([ReadState(9, rounds.contexts[-1])], applied=7)
+    assert rounds.kinds() == {"at once": errors.NoRoomToCatchUp}
+    rounds.join("as far as it goes")
+    rounds.reads.begin(1.0)
+    rounds.reads.confirmed([ReadState(7, rounds.contexts[-1])], applied=7)
+    assert rounds.outcomes["as far as it goes"] is None
+
+
+def test_a_member_that_goes_on_applying_lets_reads_wait_again() -> None:
+    rounds = FullRounds()
+    rounds.join("stuck")
+    rounds.reads.begin(0.0)
+    rounds.reads.confirmed([ReadState(9, rounds.contexts[-1])], applied=7)
+    rounds.reads.tick(FULL_SECONDS)
+    for name, applied in (("it went on", 8), ("there is room", 8)):
+        rounds.reads.applied(applied)
+        rounds.join(name, 1.0)
+        rounds.reads.begin(1.0)
+        rounds.reads.confirmed([ReadState(9, rounds.contexts[-1])], applied=applied)
+        rounds.full = False
+    assert rounds.kinds() == {"stuck": errors.NoRoomToCatchUp}
+    rounds.reads.tick(2.0)
+    assert "it went on" not in rounds.outcomes
+    rounds.reads.applied(9)
+    assert rounds.outcomes["it went on"] is None
+    assert rounds.outcomes["there is room"] is None
+
+
+def test_a_full_disk_does_not_shorten_the_wait_for_a_leader() -> None:
+    rounds = FullRounds()
+    rounds.join("a")
+    rounds.reads.begin(0.0)
+    rounds.reads.tick(4.9)
+    assert rounds.outcomes == {}
+    rounds.reads.tick(5.0)
+    assert rounds.kinds() == {"a": errors.RequestTimeout}
+
+
+def test_reads_leave_a_member_that_waits_for_room_to_replace_its_state() -> None:
+    rounds = FullRounds()
+    rounds.join("a")
+    rounds.reads.tick(FULL_SECONDS)
+    assert rounds.kinds() == {"a": errors.NoRoomToCatchUp}
