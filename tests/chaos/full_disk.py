@@ -1,29 +1,37 @@
 """No space left: at one follower, at the leader, at all members. What docs/operations.md says must hold.
 
-Who has no room refuses writes with NOSPACE. Reads go on: at members that have room all of them; at those that have none
-the serializable ones for certain, the linearizable ones as long as nothing newer was written that they could not store,
-which is so for one of them at least.
-Once there is room and the alarm is taken back all is as before.
+Who has no room refuses writes with NOSPACE, says so among its alarms, and cannot store what the others still write.
+Reads go on all the time at every member, both kinds. Once there is room all is as before, without anybody's doing.
 """
 
+import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Self
 
 import grpc
 
 from kvstore.pb.rpc_pb2 import AlarmRequest, AlarmType, PutRequest, RangeRequest
+from tests.chaos.arena import Arena
 from tests.chaos.nemesis import Nemesis, describe
 from tests.chaos.verdict import compare_hashes
 from tests.cluster.harness import Member, wait_until
 
 NO_SPACE = (grpc.StatusCode.RESOURCE_EXHAUSTED, "etcdserver: mvcc: database space exceeded")
+TIMED_OUT = "etcdserver: request timed out"
+"""How the texts begin that a write comes to which was under way when the disk was full, or the leader changed."""
+
 NOTICED_SECONDS = 30.0
 REFUSED_SECONDS = 8.0
 CALL_SECONDS = 10.0
-READ_SECONDS = 2.0
-"""How long a read may take while no member can write: the leader may just have stepped aside for another."""
+READ_SECONDS = 3.0
+"""How long a read may take: the leader may just have handed the lead on."""
 
+READ_INTERVAL = 0.05
+RECOVERED_SECONDS = 30.0
 KEY = b"disk"
 FILLER_BYTES = 256 << 10
 
@@ -41,95 +49,122 @@ def disk_full(nemesis: Nemesis) -> None:
         _fill(nemesis, name, find())
 
 
-@dataclass(slots=True)
-class Seen:
-    """What became of calls made one after the other while there was no room. behind: linearizable reads at members
-    without room that could not be answered, since something newer had been written elsewhere.
-    """
+class Readers:
+    """Reads a key at every member, one read after the other, linearizable and serializable, until the `with` ends."""
 
-    reads: int = 0
-    slowest_read: float = 0.0
-    behind: int = 0
-    taken: int = 0
-    refused: int = 0
+    def __init__(self, arena: Arena, members: Sequence[Member]) -> None:
+        self.answered: Counter[str] = Counter()
+        self.slowest: Counter[str] = Counter()
+        self.failed: list[str] = []
+        self._arena = arena
+        self._stop = threading.Event()
+        self._threads = [
+            threading.Thread(target=self._read, args=(member, kind == "serializable", f"{kind} {member.name}"))
+            for member in members
+            for kind in ("linearizable", "serializable")
+        ]
+
+    def __enter__(self) -> Self:
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stop.set()
+        for thread in self._threads:
+            thread.join()
+
+    def _read(self, member: Member, serializable: bool, name: str) -> None:
+        request = RangeRequest(key=KEY, serializable=serializable)
+        while not self._stop.wait(READ_INTERVAL):
+            began = time.monotonic()
+            try:
+                self._arena.recorded(member.client.kv.Range, request, READ_SECONDS)
+            except grpc.RpcError as error:
+                self.failed.append(f"a {name} read after {time.monotonic() - began:.2f} s: {describe(error)}")
+            else:
+                self.answered[name] += 1
+                self.slowest[name] = max(self.slowest[name], time.monotonic() - began)  # type: ignore[assignment]
+
+    def told(self) -> str:
+        """How many were answered, and how late."""
+        return ", ".join(f"{name} {count} (<= {self.slowest[name]:.2f} s)" for name, count in self.answered.items())
+
+
+@dataclass(slots=True)
+class Writes:
+    """What became of writes, by the names of members. others: what none may come to."""
+
+    taken: Counter[str] = field(default_factory=Counter)
+    refused: Counter[str] = field(default_factory=Counter)
+    lost: int = 0
     others: list[str] = field(default_factory=list)
+
+    def write(self, nemesis: Nemesis, member: Member) -> bool:
+        """Write something that does not fit into the pages that the files have: whether it was refused."""
+        value = f"{member.name}-{time.monotonic_ns()}".encode().ljust(FILLER_BYTES, b".")
+        try:
+            nemesis.arena.recorded(member.client.kv.Put, PutRequest(key=KEY, value=value), CALL_SECONDS)
+        except grpc.RpcError as error:
+            if (error.code(), error.details()) == NO_SPACE:
+                self.refused[member.name] += 1
+                return True
+            if error.code() is grpc.StatusCode.UNAVAILABLE and (error.details() or "").startswith(TIMED_OUT):
+                self.lost += 1
+            else:
+                self.others.append(f"a write through {member.name}: {describe(error)}")
+        else:
+            self.taken[member.name] += 1
+        return False
 
 
 def _fill(nemesis: Nemesis, name: str, full: Sequence[Member]) -> None:
     arena, members = nemesis.arena, nemesis.cluster.members
-    for member in full:
-        arena.layer(member).leave_space(0)
-    began = time.monotonic()
-    wait_until(lambda: all(_refuses(nemesis, member) for member in full), "writes are refused", NOTICED_SECONDS)
-    noticed = time.monotonic() - began
-    wait_until(lambda: any(member.serves() for member in members), "reads are answered", NOTICED_SECONDS)
-    seen = Seen()
-    until = time.monotonic() + REFUSED_SECONDS
-    while time.monotonic() < until:
-        behind = 0
-        for member in members:
-            _write(nemesis, member, seen, FILLER_BYTES)
-            _read(nemesis, member, seen, serializable=True, may_be_behind=False)
-            before = seen.behind
-            _read(nemesis, member, seen, serializable=False, may_be_behind=member in full)
-            behind += seen.behind - before
-        if behind == len(members):
-            seen.others.append("no member answered a linearizable read")
-    alarmed = len(_alarms(members[0]))
+    writes = Writes()
+    with Readers(arena, members) as readers:
+        began = time.monotonic()
+        for member in full:
+            arena.layer(member).leave_space(0)
+        for member in full:
+            wait_until(lambda member=member: writes.write(nemesis, member), "writes are refused", NOTICED_SECONDS)  # type: ignore[misc]
+        noticed = time.monotonic() - began
+        until = time.monotonic() + REFUSED_SECONDS
+        while time.monotonic() < until:
+            for member in members:
+                writes.write(nemesis, member)
+        silent = [member.name for member in full if member.id not in _alarms(member)]
     for member in full:
         arena.layer(member).leave_space(None)
     freed = time.monotonic()
-    arena.expect_alarm()
     arena.settle()
+    for member in members:
+        wait_until(lambda member=member: _takes(nemesis, member), "writes are taken", RECOVERED_SECONDS)  # type: ignore[misc]
     recovered = time.monotonic() - freed
     nemesis.say(
-        f"{name} disk full: noticed by all after {noticed:.2f} s; then {seen.refused} writes refused, "
-        f"{seen.taken} taken; {seen.reads} reads answered, the slowest after {seen.slowest_read:.2f} s, and "
-        f"{seen.behind} refused by members without room; {alarmed} alarms; "
-        f"all well {recovered:.2f} s after there was room"
+        f"{name} disk full ({', '.join(member.name for member in full)}): noticed by all after {noticed:.2f} s\n"
+        f"  writes: taken {dict(writes.taken)}, refused {dict(writes.refused)}, {writes.lost} timed out\n"
+        f"  reads: {readers.told()}; {len(readers.failed)} failed\n"
+        f"  all well {recovered:.2f} s after there was room"
     )
-    assert not seen.others, f"{name} disk full: {seen.others[:5]}"
-    assert seen.refused, f"{name} disk full: no write was refused"
-    assert seen.slowest_read < READ_SECONDS, f"{name} disk full: a read took {seen.slowest_read:.2f} s"
-    assert not _alarms(members[0]), "the alarm is still raised"
+    assert not writes.others, f"{name} disk full: {writes.others[:5]}"
+    assert set(writes.refused) <= {member.name for member in full}, f"{name} disk full: refused where there is room"
+    with_room = [member.name for member in members if member not in full]
+    assert all(writes.taken[each] for each in with_room), f"{name} disk full: nothing was taken where there is room"
+    assert not readers.failed, f"{name} disk full: {len(readers.failed)} reads failed: {readers.failed[:5]}"
+    assert len(readers.answered) == 2 * len(members), f"{name} disk full: only {readers.answered} were answered"
+    assert not silent, f"{name} disk full: {silent} did not say so"
+    raised = {member.name: _alarms(member) for member in members}
+    assert not any(raised.values()), f"there is room again, but the alarms say {raised}"
     compare_hashes(members, samples=1)
     nemesis.pass_time(2.0)
 
 
-def _refuses(nemesis: Nemesis, member: Member) -> bool:
-    """Write something that does not fit into the pages that the files have: whether it was refused."""
-    seen = Seen()
-    _write(nemesis, member, seen, FILLER_BYTES)
-    return seen.refused > 0
-
-
-def _write(nemesis: Nemesis, member: Member, seen: Seen, size: int = 0) -> None:
-    put = PutRequest(key=KEY, value=f"{member.name}-{time.monotonic_ns()}".encode().ljust(size, b"."))
-    try:
-        nemesis.arena.recorded(member.client.kv.Put, put, CALL_SECONDS)
-    except grpc.RpcError as error:
-        if (error.code(), error.details()) == NO_SPACE:
-            seen.refused += 1
-        else:
-            seen.others.append(f"a write through {member.name}: {describe(error)}")
-    else:
-        seen.taken += 1
-
-
-def _read(nemesis: Nemesis, member: Member, seen: Seen, *, serializable: bool, may_be_behind: bool) -> None:
-    began = time.monotonic()
-    request = RangeRequest(key=KEY, serializable=serializable)
-    try:
-        nemesis.arena.recorded(member.client.kv.Range, request, CALL_SECONDS)
-    except grpc.RpcError as error:
-        if may_be_behind and error.code() is grpc.StatusCode.UNAVAILABLE:
-            seen.behind += 1
-        else:
-            kind = "serializable" if serializable else "linearizable"
-            seen.others.append(f"a {kind} read through {member.name}: {describe(error)}")
-    else:
-        seen.reads += 1
-        seen.slowest_read = max(seen.slowest_read, time.monotonic() - began)
+def _takes(nemesis: Nemesis, member: Member) -> bool:
+    writes = Writes()
+    writes.write(nemesis, member)
+    return member.name in writes.taken
 
 
 def _alarms(member: Member) -> list[int]:
