@@ -31,6 +31,9 @@ class Holder(Protocol):
     unread: int
     """Bytes, as last noted. Kept by the Backlog."""
 
+    def measure(self) -> int:
+        """How many there are now: what a transport holds may have gone without a word."""
+
     def expel(self) -> None:
         """Close it now; nothing of what it holds is sent."""
 
@@ -95,14 +98,7 @@ class Backlog:
 
     def note(self, holder: Holder, size: int) -> None:
         """A connection holds so many bytes now."""
-        before = holder.unread
-        holder.unread = size
-        self.total += size - before
-        if not size:
-            self._since.pop(holder, None)
-        elif size < before or holder not in self._since:
-            self._since.pop(holder, None)
-            self._since[holder] = self._now()
+        self._update(holder, size)
         if self.total > self._limit:
             if not self.pressed:
                 self.pressed = True
@@ -118,13 +114,27 @@ class Backlog:
             for each in self._since:
                 each.relieve()
 
+    def _update(self, holder: Holder, size: int) -> None:
+        before = holder.unread
+        holder.unread = size
+        self.total += size - before
+        if not size:
+            self._since.pop(holder, None)
+        elif size < before or holder not in self._since:
+            self._since.pop(holder, None)
+            self._since[holder] = self._now()
+
     def _make_room(self) -> None:
         now = self._now()
         while self.total > self._limit and self._since:
             holder, since = next(iter(self._since.items()))
             if now - since < PATIENCE_SECONDS and self.total <= self._most:
                 return
-            size, total = holder.unread, self.total
+            before, size = holder.unread, holder.measure()
+            if size < before:
+                self._update(holder, size)
+                continue
+            total = self.total
             self._forget(holder)
             self.expelled += 1
             self._warnings.warn(

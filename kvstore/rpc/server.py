@@ -31,6 +31,9 @@ _DRAIN_NOTICE_SECONDS = 1.0
 # Refusing calls takes at most one part of the time in so many and one.
 _REST_FACTOR = 2.0
 
+# What a transport may hold uncounted: nearly every answer is gone as soon as it is written.
+_UNCOUNTED_BYTES = 16 << 10
+
 # Long answers that wait for room are let in at this pace even without it: those who read slowly must not keep out the
 # others for good.
 _SECONDS_BETWEEN_TURNS = 0.05
@@ -67,14 +70,22 @@ class GrpcProtocol(ConnectionProtocol):
 
     def flush(self) -> None:
         super().flush()
-        if self.unread or self._paused or self.connection.unsent:
+        if (
+            self.unread
+            or self._paused
+            or self.connection.unsent
+            or self.transport.get_write_buffer_size() > _UNCOUNTED_BYTES
+        ):
             self.grown()
 
     def grown(self) -> None:
         """Note what waits to be read."""
+        self._backlog.note(self, self.measure())
+
+    def measure(self) -> int:
+        """Bytes that wait to be read."""
         transport = self.transport
-        size = 0 if transport.is_closing() else self.connection.waiting + transport.get_write_buffer_size()
-        self._backlog.note(self, size)
+        return 0 if transport.is_closing() else self.connection.waiting + transport.get_write_buffer_size()
 
     def expel(self) -> None:
         """Its client reads nothing and others need the room."""

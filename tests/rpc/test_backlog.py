@@ -30,6 +30,10 @@ class Holder:
         self.expelled = False
         self.relieved = 0
         self.waiting = 0
+        self.taken = 0
+
+    def measure(self) -> int:
+        return self.unread - self.taken
 
     def expel(self) -> None:
         self.expelled = True
@@ -99,6 +103,41 @@ def test_there_is_room_again_when_well_below_the_limit_and_who_holds_something_i
     server.backlog.note(two, 100)
     assert not server.backlog.pressed
     assert (one.relieved, two.relieved) == (1, 1)
+
+
+def test_who_has_read_without_a_word_is_not_closed_for_what_was_there_before() -> None:
+    server, honest, stalled, late = Server(), Holder(), Holder(), Holder()
+    server.backlog.note(honest, 500)
+    server.backlog.note(stalled, 400)
+    server.time += 2 * PATIENCE_SECONDS
+    honest.taken = 500
+    server.backlog.note(late, 200)
+    assert not honest.expelled
+    assert not stalled.expelled
+    assert server.backlog.total == 600
+    server.backlog.note(late, 700)
+    assert stalled.expelled
+
+
+async def test_what_the_transport_holds_counts() -> None:
+    class Long(Servicer):
+        def unary_data(self, request: Any, context: Any) -> Any:
+            return Text(data=bytes(30_000))
+
+    # With all the credit there is nothing stays with the engine; below the mark of the transport it is not paused.
+    options = ServerOptions(socket_buffer_bytes=64 << 20)
+    async with serving(Long(), options=options) as (server, port):
+        client = socket.socket()
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4_096)
+        client.setblocking(False)
+        loop = asyncio.get_running_loop()
+        await loop.sock_connect(client, ("127.0.0.1", port))
+        headers, request = raw.request_headers("/rpctest.Echo/Unary"), Text(text="data").SerializeToString()
+        calls = b"".join(raw.call(stream, headers, request) for stream in range(1, 1_000, 2))
+        await loop.sock_sendall(client, raw.opening(raw.LARGEST_WINDOW) + raw.SETTINGS_ACK + calls)
+        await eventually(lambda: server.backlog.total > 5 << 20)
+        client.close()
+        await eventually(lambda: server.backlog.total == 0)
 
 
 def test_who_waits_for_room_takes_turns() -> None:
