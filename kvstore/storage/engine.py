@@ -329,13 +329,21 @@ def open_for_reading(path: Path, tables: Sequence[TableSpec]) -> tuple[lmdb.Envi
 
     Raises CorruptStore or FormatTooNew.
     """
-    check_file(path / DATA_FILE)
+    file = path / DATA_FILE
     try:
-        # A map size of 0 takes over what the file says.
-        env = lmdb.open(os.fspath(path), map_size=0, max_dbs=MAX_TABLES, readonly=True, create=False, max_spare_txns=1)
-        return env, _open_tables(env, tables, None, create=False)
+        while True:
+            found = file.stat().st_ino
+            check_file(file)
+            # A map size of 0 takes over what the file says.
+            env = lmdb.open(
+                os.fspath(path), map_size=0, max_dbs=MAX_TABLES, readonly=True, create=False, max_spare_txns=1
+            )
+            if file.stat().st_ino == found:
+                return env, _open_tables(env, tables, None, create=False)
+            # Replaced meanwhile: nobody knows of a reader with the old file and the new lock file.
+            env.close()
     except lmdb.Error as error:
-        raise CorruptStore(f"{path / DATA_FILE}: {error}; {WAY_OUT}") from error
+        raise CorruptStore(f"{file}: {error}; {WAY_OUT}") from error
 
 
 def begin_reading(env: lmdb.Environment) -> lmdb.Transaction[bytes]:

@@ -20,7 +20,8 @@ from typing import Final
 import lmdb
 
 _KIB: Final = 1024
-_SMALLEST: Final = 512 * _KIB
+# Less would only be more syncs, and a copy on a disk that is slow to sync would take for ever.
+_SMALLEST: Final = 1024 * _KIB
 _LARGEST: Final = 4096 * _KIB
 _FIRST: Final = 1024 * _KIB
 # Seconds that a piece shall take.

@@ -59,7 +59,7 @@ def test_pieces_grow_while_the_disk_is_fast_and_shrink_when_it_is_slow() -> None
     assert pieces.piece == 4096 * KIB
     for _ in range(10):
         pieces.step(lambda: clock.take(0.02))
-    assert pieces.piece == 512 * KIB
+    assert pieces.piece == 1024 * KIB
 
 
 def test_the_disk_is_left_alone_after_each_piece_by_how_long_it_took() -> None:

@@ -66,6 +66,8 @@ async def test_a_copy_under_writes_is_exactly_the_state_at_its_position(tmp_path
             await asyncio.sleep(0.001)
 
     writing = asyncio.create_task(write())
+    while not backend.flushed_index:
+        await backend.flush_all()
     for _ in range(3):
         before = backend.applied.index
         copy = await backend.snapshot()

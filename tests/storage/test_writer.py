@@ -7,12 +7,15 @@ import os
 import signal
 from functools import partial
 from pathlib import Path
+from typing import Any
 
+import lmdb
 import pytest
 
 from kvstore.storage.batch import DUP_CHANGE, PUT, Operation, WriteBatch, WriteStats
-from kvstore.storage.engine import Engine, EngineOptions
+from kvstore.storage.engine import Engine, EngineOptions, open_for_reading
 from kvstore.storage.errors import JobFailed, StorageError, WriterFailed
+from kvstore.storage.pages import DATA_FILE
 from kvstore.storage.writer import InlineWriter, WriterEvents
 from tests.storage.harness import TABLES, process_writer, put, put_and_wait, rows_of, until
 
@@ -230,3 +233,28 @@ async def test_a_batch_of_many_rows_leaves_the_loop_to_others_and_is_committed_w
     await writer.close()
     assert order[-1] == 3
     assert rows_of(tmp_path) == {**rows, b"later": b"v"}
+
+
+def test_a_file_that_is_replaced_while_it_is_opened_for_reading_is_opened_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = Engine(tmp_path, TABLES)
+    engine.commit([[(1, "current", {b"a": b"1"})]])
+    engine.close()
+    opened: list[int] = []
+    real = lmdb.open
+
+    def replacing(*arguments: Any, **options: Any) -> lmdb.Environment:
+        env = real(*arguments, **options)
+        if options.get("readonly"):
+            opened.append((tmp_path / DATA_FILE).stat().st_ino)
+            if len(opened) == 1:
+                os.replace(tmp_path / "new", tmp_path / DATA_FILE)
+        return env
+
+    (tmp_path / "new").write_bytes((tmp_path / DATA_FILE).read_bytes())
+    monkeypatch.setattr(lmdb, "open", replacing)
+    env, _ = open_for_reading(tmp_path, TABLES)
+    assert opened[1] != opened[0]
+    assert len(opened) == 2
+    env.close()
