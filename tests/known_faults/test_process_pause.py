@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import threading
+from contextlib import suppress
 
 import grpc
 import pytest
 
-from tests.cluster.harness import Cluster, Member, wait_until
+from tests.cluster.harness import Client, Cluster, Member, wait_until
 from tests.cluster.harness.register import Register
 
 TTL = 4
+
+WRITTEN = b"written while the leader was paused"
+READERS = 20
 
 
 @pytest.fixture
@@ -38,17 +42,62 @@ def test_stale_reads_after_a_process_pause(cluster: Cluster, paused: Member) -> 
     and woke with requests and answers of their time still on the way.
 
     Here reads and writes go through every member while the leader is paused, replaced and woken, twice; a read that
-    shows less than was acknowledged before it began is found by the register.
+    shows less than was acknowledged before it began is found by the register. Many more reads lie before the paused
+    leader when it wakes, together with its followers' news that another leads.
     """
     with Register([member.endpoint for member in cluster.members]) as register:
         register.wait_for_progress()
-        for _ in range(2):
+        for number in range(2):
             leader = cluster.leader()
-            let_another_lead(cluster, leader)
-            register.wait_for_progress(writes=10, reads=20)
-            leader.resume()
+            with Readers(leader) as readers:
+                let_another_lead(cluster, leader)
+                register.wait_for_progress(writes=10, reads=20)
+                value = b"%d" % number
+                next(member for member in cluster.members if member is not leader).client.put(WRITTEN, value)
+                readers.begin()
+                register.wait_for_progress(writes=2, reads=4)
+                leader.resume()
+                assert readers.shown() <= {value}
             register.wait_for_progress(writes=10, reads=40)
     assert register.stale == []
+
+
+class Readers:
+    """Clients of one member, each with a connection of its own. Use it in a `with` statement."""
+
+    def __init__(self, member: Member) -> None:
+        """Connected on return: a request needs the server's word first, which one that stands still does not give."""
+        self._clients = [Client(member.endpoint) for _ in range(READERS)]
+        for client in self._clients:
+            client.get(WRITTEN)
+        self._outcomes: list[bytes | None] = []
+        self._threads: list[threading.Thread] = []
+
+    def __enter__(self) -> Readers:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for client in self._clients:
+            client.close()
+
+    def begin(self) -> None:
+        """Read, all at once."""
+
+        def read(client: Client) -> None:
+            # Without an answer nothing wrong was shown.
+            with suppress(grpc.RpcError):
+                kv = client.get(WRITTEN, timeout=20.0)
+                self._outcomes.append(kv.value if kv is not None else None)
+
+        self._threads = [threading.Thread(target=read, args=(client,), daemon=True) for client in self._clients]
+        for thread in self._threads:
+            thread.start()
+
+    def shown(self) -> set[bytes | None]:
+        """What they have been told."""
+        for thread in self._threads:
+            thread.join(30)
+        return set(self._outcomes)
 
 
 def test_lease_ended_by_a_leader_that_was_paused(cluster: Cluster, paused: Member) -> None:

@@ -68,6 +68,48 @@ def test_read_index_confirmed_by_the_answer_to_a_later_request() -> None:
     assert [read.request_ctx for read in leader.reads] == [b"first"]
 
 
+def test_read_index_confirmed_by_the_answer_to_an_earlier_leadership() -> None:
+    """The same for a member that leads twice: it counts reads anew, and answers to heartbeats of the first time, which
+    carry higher numbers, are still on their way.
+    """
+    cluster = Cluster()
+    leader = cluster.elect(1)
+    cluster.propose(1, b"a")
+    cluster.settle()
+    for _ in range(3):
+        leader.node.read_index(b"early")
+    late = [
+        answer
+        for heartbeat in of_type(leader.work(), MessageType.HEARTBEAT)
+        for answer in of_type(cluster[heartbeat.to].receive(heartbeat), MessageType.HEARTBEAT_RESP)
+    ]
+    assert late
+    cluster.elect(2)
+    cluster.settle()
+    cluster.elect(1)
+    cluster.propose(1, b"b")
+    cluster.settle()
+    leader.node.read_index(b"late")
+    leader.work()
+    leader.receive(*late)
+    assert not leader.reads
+
+
+def test_stale_read_of_one_that_arrived_while_a_round_was_under_way() -> None:
+    """A round has fixed its index before the write that the read must show; etcd, too, gives it to the next one."""
+    asked: list[bytes] = []
+    outcomes: list[str] = []
+    reads = ReadRounds(1, 1, asked.append, timeout=5.0)
+    reads.join(lambda error: outcomes.append("early"), 0.0)
+    reads.begin(0.0)
+    reads.join(lambda error: outcomes.append("late"), 0.0)
+    reads.begin(0.0)
+    reads.confirmed([ReadState(7, asked[0])], applied=7)
+    assert outcomes == ["early"]
+    reads.confirmed([ReadState(8, asked[1])], applied=8)
+    assert outcomes == ["early", "late"]
+
+
 def test_stale_read_by_the_answer_to_a_request_that_was_given_up() -> None:
     """etcd sent the same request again every half second (pull request 21399), so an answer that was on its way when
     the leader changed was taken for the answer to the last attempt.
