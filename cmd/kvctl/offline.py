@@ -5,15 +5,21 @@ The one module of the program that uses the server's code: the file's format and
 
 from __future__ import annotations
 
+import shutil
 import sys
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
-from kvctl import gotext, table
+from kvctl import apart, gotext, table
 from kvctl.failure import CommandFailed, Exit, bad_args
 from kvctl.options import Command, Settings, flag
+
+if TYPE_CHECKING:
+    from kvstore.storage.meta import Identity
+    from kvstore.storage.snapshot_file import SnapshotInfo
 
 
 @click.command(
@@ -31,13 +37,11 @@ def status(settings: Settings, words: tuple[str, ...], skip_hash_check: bool) ->
     """
     if len(words) != 1:
         bad_args("snapshot status requires exactly one argument")
-    from kvstore.storage import snapshot_file
-    from kvstore.storage.errors import StorageError
-
+    path = Path(words[0])
     try:
-        info = snapshot_file.verify(Path(words[0]), skip_hash_check)
-    except StorageError as error:
-        raise CommandFailed(Exit.ERROR, str(error)) from error
+        info = apart.run(lambda: _verify(path, skip_hash_check))
+    except apart.Died as death:
+        raise _damaged(path, death) from death
     if settings.write_out == "json":
         values = {"hash": info.hash, "revision": info.revision, "totalKey": info.total_keys}
         print(gotext.to_json(values | {"totalSize": info.total_size}))
@@ -85,25 +89,15 @@ def restore(settings: Settings, words: tuple[str, ...], skip_hash_check: bool, *
     """
     if len(words) != 1:
         bad_args("snapshot restore requires exactly one argument")
-    from kvstore.server.bootstrap import BootstrapError
-    from kvstore.server.config import ConfigError, parse_initial_cluster, parse_urls
-    from kvstore.server.restore import restore as restore_member
-    from kvstore.storage.errors import StorageError
-
+    path = Path(words[0])
     data_dir = Path(options["data_dir"] or f"{options['name']}.etcd")
     try:
-        identity = restore_member(
-            Path(words[0]),
-            data_dir=data_dir,
-            name=options["name"],
-            peer_urls=parse_urls(options["initial_advertise_peer_urls"]),
-            initial_cluster=parse_initial_cluster(options["initial_cluster"]),
-            cluster_token=options["initial_cluster_token"],
-            wal_dir=Path(options["wal_dir"]) if options["wal_dir"] else None,
-            skip_hash_check=skip_hash_check,
-        )
-    except (BootstrapError, ConfigError, StorageError, ValueError) as error:
-        raise CommandFailed(Exit.ERROR, str(error)) from error
+        identity = apart.run(lambda: _restore(path, data_dir, skip_hash_check, options))
+    except apart.Died as death:
+        from kvstore.storage.snapshot_file import work_directory
+
+        shutil.rmtree(work_directory(data_dir, death.pid), ignore_errors=True)
+        raise _damaged(path, death) from death
     done = {
         "level": "info",
         "ts": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
@@ -115,3 +109,38 @@ def restore(settings: Settings, words: tuple[str, ...], skip_hash_check: bool, *
         "member-id": f"{identity.member_id:x}",
     }
     print(gotext.to_json(done), file=sys.stderr)
+
+
+def _verify(path: Path, skip_hash_check: bool) -> SnapshotInfo:
+    from kvstore.storage import snapshot_file
+    from kvstore.storage.errors import StorageError
+
+    try:
+        return snapshot_file.verify(path, skip_hash_check)
+    except StorageError as error:
+        raise CommandFailed(Exit.ERROR, str(error)) from error
+
+
+def _restore(path: Path, data_dir: Path, skip_hash_check: bool, options: dict[str, str]) -> Identity:
+    from kvstore.server.bootstrap import BootstrapError
+    from kvstore.server.config import ConfigError, parse_initial_cluster, parse_urls
+    from kvstore.server.restore import restore as restore_member
+    from kvstore.storage.errors import StorageError
+
+    try:
+        return restore_member(
+            path,
+            data_dir=data_dir,
+            name=options["name"],
+            peer_urls=parse_urls(options["initial_advertise_peer_urls"]),
+            initial_cluster=parse_initial_cluster(options["initial_cluster"]),
+            cluster_token=options["initial_cluster_token"],
+            wal_dir=Path(options["wal_dir"]) if options["wal_dir"] else None,
+            skip_hash_check=skip_hash_check,
+        )
+    except (BootstrapError, ConfigError, StorageError, ValueError) as error:
+        raise CommandFailed(Exit.ERROR, str(error)) from error
+
+
+def _damaged(path: Path, death: apart.Died) -> CommandFailed:
+    return CommandFailed(Exit.ERROR, f"{path}: is damaged: reading it ended with {death.signal}")

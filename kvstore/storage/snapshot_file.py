@@ -102,7 +102,7 @@ def restore(
         if each.exists() and (each.is_file() or any(each.iterdir())):
             raise StorageError(f"{each}: there is something already; restore into a directory of its own")
     file = _check(path, skip_hash_check)
-    work = data_dir.absolute() / f"{MEMBER}.restoring-{os.getpid()}"
+    work = work_directory(data_dir, os.getpid())
     position = Position(members, 1)
     try:
         db = work / "db"
@@ -124,6 +124,11 @@ def restore(
         raise StorageError(f"{data_dir}: cannot be written: {error}") from error
     finally:
         shutil.rmtree(work, ignore_errors=True)
+
+
+def work_directory(data_dir: Path, pid: int) -> Path:
+    """Where restore() works in the process `pid`: what is to be removed if that died."""
+    return data_dir.absolute() / f"{MEMBER}.restoring-{pid}"
 
 
 def _make_state(

@@ -14,6 +14,10 @@ import pytest
 from tests.cluster.harness import Binary, ClusterFactory
 from tests.kvctl.programs import REPOSITORY, Kvctl
 
+# Of LMDB's pages: their size, that of a header, where in it the flags are and the end of the rows' offsets.
+PAGE, HEADER, FLAGS, ROWS_END = 4096, 16, 10, 12
+LEAF = 2
+
 
 def test_a_snapshot_appears_under_its_name_only_when_it_is_complete(kvctl: Kvctl, tmp_path: Path) -> None:
     saved = kvctl("snapshot", "save", "backup.db")
@@ -120,3 +124,21 @@ def test_what_is_not_a_snapshot_is_refused(kvctl: Kvctl, tmp_path: Path, command
     assert kvctl("snapshot", command, "none.db").code == 1
     assert kvctl("snapshot", command).code == 128
     assert not (tmp_path / "default.etcd").exists()
+
+
+@pytest.mark.usefixtures("own_format")
+@pytest.mark.parametrize("command", ["status", "restore"])
+def test_a_file_that_kills_whoever_reads_it_is_said_to_be_damaged(kvctl: Kvctl, tmp_path: Path, command: str) -> None:
+    kvctl("put", "snapshot/k", "v")
+    kvctl("snapshot", "save", "s.db")
+    damaged = bytearray((tmp_path / "s.db").read_bytes())
+    for page in range(2 * PAGE, len(damaged) - PAGE + 1, PAGE):
+        if int.from_bytes(damaged[page + FLAGS : page + FLAGS + 2], sys.byteorder) & LEAF:
+            # Every row is now said to lie in the last bytes of the 64 KiB from here, beyond the end of the file.
+            rows_end = page + int.from_bytes(damaged[page + ROWS_END : page + ROWS_END + 2], sys.byteorder)
+            damaged[page + HEADER : rows_end] = b"\xf0\xff" * ((rows_end - page - HEADER) // 2)
+    (tmp_path / "damaged.db").write_bytes(damaged)
+    outcome = kvctl("snapshot", command, "damaged.db", "--skip-hash-check")
+    assert outcome.code == 1
+    assert b"Error: damaged.db: is damaged: reading it ended with SIG" in outcome.err
+    assert list(tmp_path.glob("default.etcd/*")) == []
