@@ -6,6 +6,7 @@ import argparse
 import sys
 import tempfile
 import time
+from collections import Counter
 from pathlib import Path
 
 from tests.crash import damage, kill, power
@@ -56,9 +57,11 @@ def _kill(directory: Path, count: int, jobs: int) -> int:
     run = kill.undisturbed(directory / "undisturbed", history)
     print(f"{len(history.steps)} steps, {run.operations} operations", flush=True)
     points = kill.spread(run, count)
-    killed, lost = kill.kill_at_each(directory, history, points, run.hash, jobs, _tell)
+    killed, lost = kill.kill_at_each(directory, history, points, run, jobs, _tell)
     for text in lost:
         print(f"\n{text}")
+    for what, number in sorted(Counter(map(run.describe, points)).items()):
+        print(f"{number:4} {what}")
     print(f"{len(points)} runs, killed in {killed}, {len(lost)} failed, {time.monotonic() - began:.0f} s")
     return 1 if lost else 0
 

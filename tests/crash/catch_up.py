@@ -32,6 +32,11 @@ def difference_from_a_beginning(view: View) -> str | None:
     return None if found == wanted else f"at revision {answer.header.revision} it has {found}"
 
 
+def members_of(member: Member) -> list[bytes]:
+    """Everybody in the cluster, as a member knows it."""
+    return sorted(each.SerializeToString(deterministic=True) for each in member.client.members())
+
+
 _WRITES = 30
 """More than the log keeps, so that whoever missed them needs a snapshot."""
 
@@ -120,8 +125,9 @@ class Straggler:
         self.faults.kill_at(self.faults.operations + operation, after=after, everyone=everyone)
         self.member.start()
         wait_until(lambda: not self.member.running or self._level(), "it is killed, or has caught up", PATIENCE)
-        killed = bool(self.faults.killed)
-        self.faults.kill_at(0)
+        killed = self.faults.disarm()
+        if killed:
+            wait_until(lambda: not self.member.running, "the rest of it ends, too", PATIENCE)
         if not self.member.running:
             self.member.start()
         try:
@@ -137,8 +143,12 @@ class Straggler:
 
         wait_until(level_or_gone, "it holds what the others hold", PATIENCE)
         assert self.member.running, "it ended by itself"
-        if self._hash(self.member) != self._hash(self._others[0]):
+        first = self._others[0]
+        own = wait_until(lambda: self._hash(self.member), "it gives a hash", PATIENCE)
+        if own != wait_until(lambda: self._hash(first), "so do the others", PATIENCE):
             raise AssertionError("its history has another hash than that of the others")
+        # Its name, which it publishes once it is level, arrives here and there at different times.
+        wait_until(lambda: members_of(self.member) == members_of(first), "both know the same members", PATIENCE)
 
     def _level(self) -> bool:
         try:
@@ -147,6 +157,11 @@ class Straggler:
         except grpc.RpcError:
             return False
 
-    def _hash(self, member: Member) -> int:
-        answer: pb.HashKVResponse = member.client.maintenance.HashKV(pb.HashKVRequest(revision=self._written + 1))
+    def _hash(self, member: Member) -> int | None:
+        try:
+            request = pb.HashKVRequest(revision=self._written + 1)
+            answer: pb.HashKVResponse = member.client.maintenance.HashKV(request)
+        except grpc.RpcError:
+            # A client that found nobody before the start may not have tried again yet.
+            return None
         return answer.hash

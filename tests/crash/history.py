@@ -52,13 +52,27 @@ class Compact:
 
 
 @dataclass(frozen=True, slots=True)
+class Join:
+    """Add a learner with this peer URL, where nobody ever listens."""
+
+    url: str
+
+
+@dataclass(frozen=True, slots=True)
+class Leave:
+    """Remove the member with this peer URL."""
+
+    url: str
+
+
+@dataclass(frozen=True, slots=True)
 class Do:
     """Something that changes nothing of what is held: "defragment", "snapshot", "restart"."""
 
     what: str
 
 
-Step = Put | Delete | Grant | Revoke | Compact | Do
+Step = Put | Delete | Grant | Revoke | Compact | Join | Leave | Do
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,12 +88,15 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Contents:
-    """What a store holds. leases: those there are. past: the keys at every revision that can still be read, by it."""
+    """What a store holds. leases: those there are. past: the keys at every revision that can still be read, by it.
+    learners: the peer URLs of those who were added to the cluster.
+    """
 
     revision: int = 1
     compacted: int = 0
     keys: Mapping[bytes, Row] = field(default_factory=dict)
     leases: frozenset[int] = frozenset()
+    learners: frozenset[str] = frozenset()
     past: Mapping[int, Mapping[bytes, Row]] = field(default_factory=lambda: {1: {}})
 
     def after(self, step: Step) -> Contents:
@@ -99,6 +116,10 @@ class Contents:
                 at = self.revision - behind
                 kept = {revision: keys for revision, keys in self.past.items() if revision >= at}
                 return replace(self, compacted=at, past=kept)
+            case Join(url):
+                return replace(self, learners=self.learners | {url})
+            case Leave(url):
+                return replace(self, learners=self.learners - {url})
             case Do():
                 return self
 
@@ -134,14 +155,16 @@ class History:
 
 def everything() -> Iterator[Step]:
     """Something of all that a member writes for: small and large values, keys beyond LMDB's limit, leases, compactions,
-    files rewritten, orderly restarts.
+    members that come and go, files rewritten, orderly restarts.
     """
+    nobody, nobody_else = "http://127.0.0.1:1", "http://127.0.0.1:2"
     for number in range(6):
         yield Put(((b"key-%02d" % number, b"first"),))
     yield Grant(101)
     yield Put(((b"leased-1", b"of 101"), (b"leased-2", b"of 101")), lease=101)
     yield Put(((b"long/" + b"k" * 1500, b"a key in layers"), (b"large", b"v" * 20_000)))
     yield Delete(b"key-01")
+    yield Join(nobody)
     yield Do("restart")
     for number in range(6):
         yield Put(((b"key-%02d" % number, b"second"),))
@@ -149,6 +172,7 @@ def everything() -> Iterator[Step]:
     yield Put(((b"large", b"w" * 30_000),))
     yield Delete(b"key-03", b"key-05")
     yield Do("snapshot")
+    yield Leave(nobody)
     yield Do("defragment")
     yield Grant(102)
     yield Put(((b"leased-3", b"of 102"),), lease=102)
@@ -157,6 +181,8 @@ def everything() -> Iterator[Step]:
         yield Put(tuple((b"batch-%02d-%02d" % (number, part), b"x" * 300) for part in range(20)))
     yield Compact(0)
     yield Put(((b"key-00", b"third"),))
+    yield Join(nobody_else)
     yield Do("restart")
+    yield Leave(nobody_else)
     for number in range(8):
         yield Put(((b"key-%02d" % number, b"last"),))

@@ -8,9 +8,9 @@ the history, where it must be as if nothing had happened.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import product
 from pathlib import Path
 
@@ -37,19 +37,29 @@ class Point:
 
 @dataclass(frozen=True, slots=True)
 class Undisturbed:
-    """A run without a fault: the hash at its end, and how many operations of which kind it had."""
+    """A run without a fault: the hash at its end, and how many operations of which kind it had.
+
+    described: what each of them was, by number.
+    """
 
     hash: tuple[int, int]
     operations: int
     by_kind: dict[int, int]
+    described: Mapping[int, str] = field(default_factory=dict)
+
+    def describe(self, point: Point) -> str:
+        """What there was at a point; other runs differ a little, so it may be a neighbour in them."""
+        return trace.NAMES[point.kind] if point.kind else self.described.get(point.operation, "")
 
 
 def undisturbed(directory: Path, history: History) -> Undisturbed:
     """Go through a history without a fault. Raises NoCompiler."""
-    with Victim(directory, history) as victim:
+    with Victim(directory, history, trace=True) as victim:
         found = victim.go_through()
         counts = {kind: victim.faults.count(kind) for kind in range(trace.CREATE, trace.DIRECTORY_SYNCED + 1)}
-        return Undisturbed(found, victim.faults.operations, counts)
+        path = victim.faults.trace
+        assert path is not None
+        return Undisturbed(found, victim.faults.operations, counts, trace.describe(trace.read(path)))
 
 
 def spread(run: Undisturbed, count: int) -> list[Point]:
@@ -88,20 +98,20 @@ def kill_at_each(
     directory: Path,
     history: History,
     points: Sequence[Point],
-    wanted: tuple[int, int],
+    run: Undisturbed,
     jobs: int,
     tell: Callable[[str], None],
 ) -> tuple[int, list[str]]:
-    """All the runs, so many at a time: how many members were killed, and what was lost."""
+    """All the runs, so many at a time: how many members were killed, and what was lost. run: to compare them with."""
 
     def one(numbered: tuple[int, Point]) -> tuple[bool, str]:
         number, point = numbered
         try:
-            killed = kill_at(directory / f"point-{number}", history, point, wanted)
+            killed = kill_at(directory / f"point-{number}", history, point, run.hash)
         except Lost as error:
             tell(f"LOST  {point}: {str(error).splitlines()[0]}")
             return True, str(error)
-        tell(f"{'held' if killed else 'not reached'}  {point}")
+        tell(f"{'held' if killed else 'not reached'}  {point} ({run.describe(point)})")
         return killed, ""
 
     with ThreadPoolExecutor(jobs) as pool:

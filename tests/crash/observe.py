@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 import grpc
@@ -28,6 +28,9 @@ class View(Protocol):
 
     def time_to_live(self, request: pb.LeaseTimeToLiveRequest) -> pb.LeaseTimeToLiveResponse:
         """What is left of a lease."""
+
+    def members(self) -> Sequence[pb.Member]:
+        """Everybody in the cluster."""
 
 
 class ClientView:
@@ -57,11 +60,16 @@ class ClientView:
         answer: pb.LeaseTimeToLiveResponse = self._client.lease.LeaseTimeToLive(request)
         return answer
 
+    def members(self) -> Sequence[pb.Member]:
+        """As View.members."""
+        return self._client.members()
+
 
 def observe(client: View, wanted: Contents, or_else: Contents | None) -> Contents:
     """Which of the two a member holds: what was acknowledged, or that and the step under way at the crash.
 
-    Looks at the keys, at the leases with theirs, and at every revision that can still be read. Raises Lost.
+    Looks at the keys, at the leases with theirs, at every revision that can still be read, and at who belongs to the
+    cluster. Raises Lost.
     """
     problems = []
     for contents in [wanted, or_else]:
@@ -93,6 +101,9 @@ def difference(client: View, contents: Contents) -> str | None:
             return f"at revision {revision}, {problem}"
     if contents.compacted and _readable(client, contents.compacted - 1):
         return f"revision {contents.compacted - 1} can be read though {contents.compacted} was compacted"
+    learners = {url for member in client.members() if member.isLearner for url in member.peerURLs}
+    if learners != contents.learners:
+        return f"it has the learners {sorted(learners)}, not {sorted(contents.learners)}"
     return _in_leases(client, contents)
 
 

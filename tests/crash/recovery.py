@@ -10,7 +10,7 @@ import asyncio
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeVar
 
 import uvloop
 
@@ -28,6 +28,8 @@ from kvstore.storage.engine import Engine
 from kvstore.storage.meta import META
 from kvstore.storage.wal import ENTRIES, Wal, WalOptions
 from kvstore.storage.writer import WriterEvents
+
+T = TypeVar("T")
 
 SECONDS = 30.0
 """What a call may take before it counts as never answered."""
@@ -100,17 +102,21 @@ class Recovered:
         answer = self._call(lambda member: member.member.lease_time_to_live(request))
         return pb.LeaseTimeToLiveResponse.FromString(answer)
 
+    def members(self) -> Sequence[pb.Member]:
+        """As View.members."""
+        return self._call(lambda member: member.member.member_list(linearizable=True))
+
     def _answer(self, ask: Callable[[RunningMember], Promise[bytes]]) -> bytes:
         async def answer(member: RunningMember) -> bytes:
             return await ask(member)
 
         return self._call(answer)
 
-    def _call(self, ask: Callable[[RunningMember], Coroutine[Any, Any, bytes]]) -> bytes:
+    def _call(self, ask: Callable[[RunningMember], Coroutine[Any, Any, T]]) -> T:
         member = self._member
         assert member is not None, "the member is used outside of its `with` statement"
 
-        async def call() -> bytes:
+        async def call() -> T:
             answer = asyncio.ensure_future(ask(member))
             await asyncio.wait((answer, member.failed), timeout=SECONDS, return_when=asyncio.FIRST_COMPLETED)
             if member.failed.done():

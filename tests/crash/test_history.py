@@ -2,7 +2,20 @@
 
 from __future__ import annotations
 
-from tests.crash.history import Compact, Contents, Delete, Do, Grant, History, Put, Revoke, Row, everything
+from tests.crash.history import (
+    Compact,
+    Contents,
+    Delete,
+    Do,
+    Grant,
+    History,
+    Join,
+    Leave,
+    Put,
+    Revoke,
+    Row,
+    everything,
+)
 
 
 def test_a_revision_is_a_change_whatever_its_size() -> None:
@@ -25,6 +38,7 @@ def test_what_was_compacted_cannot_be_read() -> None:
 
 def test_the_history_has_something_of_everything() -> None:
     history = History.of(everything())
-    assert {type(step) for step in history.steps} == {Put, Delete, Grant, Revoke, Compact, Do}
+    assert {type(step) for step in history.steps} == {Put, Delete, Grant, Revoke, Compact, Join, Leave, Do}
     assert len(history.contents) == len(history.steps) + 1
     assert history.contents[-1].leases == {102}
+    assert not history.contents[-1].learners

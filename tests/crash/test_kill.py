@@ -28,7 +28,7 @@ def test_nothing_acknowledged_is_lost_wherever_a_member_is_killed(place: Path) -
     history = History.of(everything())
     run = reference(place / "undisturbed", history)
     points = spread(run, 9)
-    killed, lost = kill_at_each(place, history, points, run.hash, JOBS, print)
+    killed, lost = kill_at_each(place, history, points, run, JOBS, print)
     assert not lost, "\n\n".join(lost)
     # Runs differ a little in what they write, so the last points may lie behind the end of one.
     assert killed >= len(points) - 2

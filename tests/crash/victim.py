@@ -16,7 +16,7 @@ import grpc
 from kvstore.pb import rpc_pb2 as pb
 from tests.cluster.harness import Cluster
 from tests.cluster.harness.binary import kvstored
-from tests.crash.history import TTL, Compact, Delete, Do, Grant, History, Put, Revoke, Step
+from tests.crash.history import TTL, Compact, Delete, Do, Grant, History, Join, Leave, Put, Revoke, Step
 from tests.crash.observe import ClientView, Lost, hash_of_history, observe
 from tests.faultfs import FaultFs
 
@@ -142,6 +142,11 @@ class Victim:
             case Compact(behind):
                 at = self.history.contents[self.acknowledged].revision - behind
                 client.kv.Compact(pb.CompactionRequest(revision=at, physical=True))
+            case Join(url):
+                client.cluster.MemberAdd(pb.MemberAddRequest(peerURLs=[url], isLearner=True))
+            case Leave(url):
+                [number] = [each.ID for each in client.members() if url in each.peerURLs]
+                client.cluster.MemberRemove(pb.MemberRemoveRequest(ID=number))
             case Do("restart"):
                 self.member.terminate(PATIENCE)
                 self.start()

@@ -177,6 +177,11 @@ class FaultFs:
         self._set(_KILL_ALL, everyone)
         self._set(_KILL_AT, operation)
 
+    def disarm(self) -> bool:
+        """Kill nobody any more; whether it has come to that."""
+        self._set(_KILL_AT, 0)
+        return bool(self.killed)
+
     def only_below(self, part: str) -> None:
         """Confine faults to files whose path below the root, which begins with a slash, contains `part`."""
         encoded = part.encode()

@@ -153,7 +153,23 @@ def test_a_process_is_killed_before_or_after_the_operation(faults: FaultFs, afte
     done = run(faults, "\n".join(f"open('f{number}', 'wb').close()" for number in range(5)))
     assert done.returncode == -signal.SIGKILL
     assert faults.killed == 3
+    assert faults.disarm()
     assert sorted(os.listdir(faults.root)) == (["f0", "f1", "f2"] if after else ["f0", "f1"])
+
+
+def test_nobody_is_killed_once_that_is_disarmed(faults: FaultFs) -> None:
+    faults.kill_at(2)
+    assert not faults.disarm()
+    assert run(faults, "open('f', 'wb').close(); os.unlink('f')").returncode == 0
+    assert faults.operations == 2
+
+
+def test_every_operation_is_described_by_its_kind_and_file(faults: FaultFs) -> None:
+    program = "with open('a', 'wb', buffering=0) as file: file.write(b'1'); os.rename('a', 'b'); file.write(b'2')"
+    assert run(faults, program).returncode == 0
+    assert faults.trace is not None
+    described = traces.describe(traces.read(faults.trace))
+    assert described == {1: "create a", 2: "write a", 3: "rename a -> b", 4: "write b"}
 
 
 def test_an_operation_is_chosen_by_its_kind(faults: FaultFs) -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -60,6 +60,19 @@ class Record:
         if self.kind == MARK:
             return f"mark {self.data!r}"
         return f"{what} inode {self.inode} at {self.offset} for {self.length} (process {self.pid})"
+
+
+def describe(records: Iterable[Record]) -> dict[int, str]:
+    """What each operation was, by its number: the kind and the file, as "write wal/journal"."""
+    paths: dict[int, str] = {}
+    described: dict[int, str] = {}
+    for record in records:
+        if record.path:
+            paths[record.inode] = record.to or record.path
+        if record.kind != MARK:
+            what = f"{record.path} -> {record.to}" if record.to else paths.get(record.inode, "")
+            described.setdefault(record.operation, f"{NAMES[record.kind]} {what}")
+    return described
 
 
 def encode(kind: int, data: bytes) -> bytes:
