@@ -23,7 +23,10 @@ class KVService(KVServicer):
     async def RangeStream(self, request: pb.RangeRequest, context: Any) -> None:
         """The same as many messages, at the pace of the client."""
         async for message in self._member.range_stream(request, context):
-            await context.write(message)
+            written = context.write(message)
+            # Kept by the connection as long as it must be: the next may have to wait for long.
+            del message
+            await written
 
     def Put(self, request: pb.PutRequest, context: Any) -> Promise[bytes]:
         """Set a key."""

@@ -47,7 +47,7 @@ class ServerOptions:
     max_partial_bytes: int = 64 << 20
     stream_buffer_bytes: int = 256 << 10
     connection_buffer_bytes: int = 4 << 20
-    unread_bytes: int = 128 << 20
+    unread_bytes: int = 96 << 20
     unread_most_bytes: int = 512 << 20
     unread_connection_bytes: int = 256 << 20
     unread_calls: int = 1_000

@@ -231,6 +231,8 @@ class Member:
         with contextlib.closing(self.store.range_stream(request)) as parts:
             while (message := await self._range_part(parts, asker)) is not None:
                 yield message
+                # The next may have to wait for long, and this one can be large.
+                del message
 
     async def _range_part(self, parts: Iterator[StreamPart | None], asker: Asker) -> bytes | None:
         # A function of its own, so that while the client reads nothing is kept but the message.

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+import tracemalloc
+from collections.abc import AsyncIterator
+from typing import Any, cast
 
 import pytest
 
 from kvstore import errors
 from kvstore.api.errors import STATUS
+from kvstore.api.kv import KVService
 from kvstore.api.maintenance import MaintenanceService
 from kvstore.pb import lock_pb2, lock_pb2_grpc
 from kvstore.pb import rpc_pb2 as pb
 from kvstore.rpc import Promise, RpcError, StatusCode
-from kvstore.rpc.outgoing import Buffered
+from kvstore.rpc.outgoing import WRITTEN, Buffered, Written
 from kvstore.wire import length_delimited
 from tests.api.harness import DEADLINE, Api, FakeMember, pb_key_value, status_of, until
 
@@ -139,6 +142,40 @@ async def test_snapshot_sends_what_the_member_gives(api: Api, member: FakeMember
     chunks = [pb.SnapshotResponse(blob=bytes([n]) * 100_000, remaining_bytes=100_000 * (9 - n)) for n in range(10)]
     member.bodies["snapshot"] = chunks
     assert [chunk async for chunk in api.maintenance.Snapshot(pb.SnapshotRequest())] == chunks
+
+
+class Sent:
+    """The context of a call that has nothing left to send of what was written."""
+
+    def write(self, message: object) -> Written:
+        return WRITTEN
+
+
+class OnePart:
+    """A member with a range of one large part, and a second one that does not come."""
+
+    def __init__(self) -> None:
+        self.waits = asyncio.Event()
+
+    async def range_stream(self, request: pb.RangeRequest, context: object) -> AsyncIterator[bytes]:
+        yield bytes(8 << 20)
+        self.waits.set()
+        await asyncio.Event().wait()
+
+
+async def test_what_was_sent_of_a_range_is_not_kept_while_the_next_part_is_waited_for() -> None:
+    member = OnePart()
+    tracemalloc.start()
+    try:
+        call = asyncio.ensure_future(KVService(cast(Any, member)).RangeStream(pb.RangeRequest(), Sent()))
+        async with asyncio.timeout(DEADLINE):
+            await member.waits.wait()
+        assert tracemalloc.get_traced_memory()[0] < 1 << 20
+    finally:
+        tracemalloc.stop()
+    call.cancel()
+    await asyncio.wait([call])
+    assert call.cancelled()
 
 
 class Unread:

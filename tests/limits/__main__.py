@@ -24,7 +24,8 @@ def main() -> None:
     command = commands.add_parser("stalled", help="clients that never read")
     command.add_argument("--clients", type=int, default=1_000)
     command.add_argument("--window", choices=list(WINDOWS), action="append", help="all of them if none is given")
-    command.add_argument("--kind", choices=list(KINDS), action="append", help="all of them, and all together, if none")
+    command.add_argument("--kind", choices=list(KINDS), action="append", help="all of them if none is given")
+    command.add_argument("--together", action="store_true", help="all kinds in one run, each a share of the clients")
     command = commands.add_parser("overload", help="more requests than can be done")
     command.add_argument("--factor", type=float, default=10.0)
     command.add_argument("--seconds", type=float, default=10.0)
@@ -41,9 +42,9 @@ def _run(directory: Path, arguments: argparse.Namespace) -> Iterator[Report]:
         yield idle(directory, arguments.connections, arguments.processes)
     elif arguments.command == "stalled":
         for window in arguments.window or WINDOWS:
-            yield from stalled(
-                directory / window, arguments.clients, window=window, kinds=arguments.kind or list(KINDS)
-            )
+            names = arguments.kind or list(KINDS)
+            runs = [names] if arguments.together else [[name] for name in names]
+            yield from stalled(directory / window, arguments.clients, window=window, runs=runs)
     else:
         yield overload(directory, arguments.factor, arguments.seconds)
 

@@ -128,16 +128,14 @@ def _calls(method: str, request: object, count: int) -> tuple[tuple[str, str], .
 
 
 def stalled(
-    directory: Path, clients: int, *, window: str, kinds: list[str], keys: int = 2_000, calls: int = 10
+    directory: Path, clients: int, *, window: str, runs: list[list[str]], keys: int = 2_000, calls: int = 10
 ) -> Iterator[Report]:
-    """One run for each kind, and in the end one with all of them together, all against the same member."""
+    """Runs, each with clients of the kinds that it names, one after the other against the same member."""
     with one_member(directory) as member:
         with Client(member.endpoint) as client:
             fill(client, keys)
-        for name in kinds:
-            yield never_reading(member, clients, window, {name: KINDS[name](calls)})
-        if len(kinds) > 1:
-            yield never_reading(member, clients, window, {name: KINDS[name](calls) for name in kinds})
+        for names in runs:
+            yield never_reading(member, clients, window, {name: KINDS[name](calls) for name in names})
 
 
 def never_reading(
