@@ -2,6 +2,7 @@
 
 from kvstore import errors
 from kvstore.rpc import RpcError, StatusCode
+from kvstore.storage.errors import CorruptStore
 
 STATUS: dict[type[errors.KvstoreError], tuple[StatusCode, str]] = {
     errors.EmptyKey: (StatusCode.INVALID_ARGUMENT, "etcdserver: key is not provided"),
@@ -102,6 +103,11 @@ def to_rpc_error(error: errors.KvstoreError) -> RpcError:
 
 
 def translate(error: Exception) -> RpcError | None:
-    """For a gRPC server: what the client is told of a handler's exception, None if it is not of the domain."""
+    """For a gRPC server: what the client is told of a handler's exception, None if it is not of the domain.
+
+    What is broken on this member's disk is said in its log: a client can only go to another member.
+    """
+    if isinstance(error, CorruptStore):
+        return to_rpc_error(errors.Corrupt())
     status = STATUS.get(type(error)) if isinstance(error, errors.KvstoreError) else None
     return None if status is None else RpcError(*status)

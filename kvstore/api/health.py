@@ -19,8 +19,9 @@ class MemberHealth:
         self._member = member
 
     def alarms(self) -> Collection[str]:
-        """Names of the alarms that are raised anywhere in the cluster."""
-        return {pb.AlarmType.Name(alarm.alarm) for alarm in self._member.state.alarms.raised()}
+        """Names of the alarms that are raised anywhere in the cluster; CORRUPT if this member has found damage, too."""
+        found = {pb.AlarmType.Name(alarm.alarm) for alarm in self._member.state.alarms.raised()}
+        return found | {"CORRUPT"} if self._member.disk.damaged else found
 
     def has_leader(self) -> bool:
         """Whether the member knows a leader."""

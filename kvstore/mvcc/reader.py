@@ -71,7 +71,8 @@ class Reader:
         if last is None or last[REVISION_SIZE]:
             return None
         event = self.history.get(last[:REVISION_SIZE])
-        assert event is not None, "a past version that can be read has its row in history"
+        if event is None:
+            raise self.history.damaged(f"what belongs to revision {int.from_bytes(last[:8], 'big')}")
         return current_row_of_history(event, int.from_bytes(last[8:REVISION_SIZE], "big"))
 
     def stretch(self, start: bytes, end: bytes | None, revision: int, limit: int) -> tuple[list[Row], bytes | None]:

@@ -40,10 +40,10 @@ from kvstore.mvcc.watch import WatchConfig, WatchHub
 from kvstore.mvcc.writer_jobs import COMPACT_KEY
 from kvstore.pb import rpc_pb2
 from kvstore.storage.backend import Backend
-from kvstore.storage.batch import APPEND, DUP, TableSpec
+from kvstore.storage.batch import APPEND, DUP, ROOM, TableSpec
 
 TABLES: Final = (
-    TableSpec("current"),
+    TableSpec("current", seal=ROOM),
     TableSpec("history", APPEND),
     TableSpec("past", DUP),
     TableSpec("counts"),

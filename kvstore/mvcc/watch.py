@@ -18,6 +18,7 @@ from kvstore.mvcc.encoding import key_of_history
 from kvstore.mvcc.events import Event, EventBatch, Interest, fragment_responses, response, watch_prefix
 from kvstore.mvcc.intervals import IntervalIndex, end_of
 from kvstore.pb import rpc_pb2
+from kvstore.storage.errors import CorruptStore
 
 NO_WATCH = -1
 """Watch id of a response that is about no watch of the stream, or about all."""
@@ -25,6 +26,7 @@ NO_WATCH = -1
 _EMPTY_RANGE = "mvcc: watcher range is empty"
 _DUPLICATE_ID = "mvcc: duplicate watch ID provided on the WatchStream"
 _COMPACTED = "etcdserver: mvcc: required revision has been compacted"
+_CORRUPT = "etcdserver: corrupt cluster"
 
 
 def _nothing() -> None:
@@ -358,6 +360,17 @@ class WatchHub:
         if self._sweep < store.compact_revision:
             self._restart_above_compaction()
             return self.behind
+        try:
+            self._sweep_on()
+        except CorruptStore:
+            # What they wait for cannot be told here. At another member they go on where they are.
+            for watcher in list(self._sweeping):
+                watcher.stream.cancel(watcher.id, _CORRUPT)
+        return self.behind
+
+    def _sweep_on(self) -> None:
+        """Tell those in the sweep of the next window of history. Raises CorruptStore if that cannot be read."""
+        store = self._store
         rows, last = self._read_window()
         self._join_window(last)
         events: dict[WatchGroup, list[Event]] = {}
@@ -376,7 +389,6 @@ class WatchHub:
                 self._catch_up_done(watcher)
         else:
             self._sweep = last + 1
-        return self.behind
 
     def _begin_sweep(self) -> None:
         """Start over from the lowest revision that a watcher waits for, if there is one."""

@@ -85,8 +85,10 @@ def _next_past(txn: ReadTransaction, key: bytes, revision: bytes) -> bytes | Non
     if len(key) > CHUNK:
         return next((value[:REVISION_SIZE] for value in txn.values("past", key) if value > after), None)
     # Straight to its place: a key may have a million past versions.
-    with txn.raw.cursor(txn.handle("past").main) as cursor:
-        return cursor.value()[:REVISION_SIZE] if cursor.set_range_dup(key, after) else None
+    handle = txn.handle("past")
+    with txn.raw.cursor(handle.main) as cursor:
+        found = cursor.set_range_dup(key, after)
+        return handle.seal.take_off(key, cursor.value())[:REVISION_SIZE] if found else None
 
 
 def hash_revisions(txn: ReadTransaction, arguments: tuple[int]) -> tuple[int, int]:
@@ -113,7 +115,9 @@ def hash_revisions(txn: ReadTransaction, arguments: tuple[int]) -> tuple[int, in
                 continue
             revision = visible[-1][:REVISION_SIZE]
             old = txn.get("history", revision)
-            assert old is not None, "a version that can be seen has its row in history"
+            if old is None:
+                main = int.from_bytes(revision[:8], "big")
+                raise txn.handle("history").seal.damaged(f"what belongs to revision {main}")
             total += _digest(revision, old[1:])
     first = REVISION.pack(max(compacted, 0) + 1, 0)
     for revision, row in txn.items("history", first, REVISION.pack(upto + 1, 0)):

@@ -19,6 +19,7 @@ from kvstore.peer.observer import PeerObserver, Unobserved
 from kvstore.peer.versions import CHECKSUMS, Versions
 from kvstore.rpc import EOF, Promise, RpcError, StatusCode
 from kvstore.storage import pace
+from kvstore.storage.errors import CorruptStore
 from raft.messages import Message
 
 T = TypeVar("T")
@@ -237,9 +238,17 @@ class PeerService(PeerServicer):
         return caller
 
 
+async def _without_damage(answer: Awaitable[T]) -> T:
+    """The answer. Raises Corrupt if it cannot be read from this member's disk."""
+    try:
+        return await answer
+    except CorruptStore as error:
+        raise errors.Corrupt from error
+
+
 async def _answered(answer: Awaitable[T]) -> T:
     """The answer, or the error's name: the member that passed the request on finds the error again by it."""
     try:
-        return await answer
+        return await _without_damage(answer)
     except errors.KvstoreError as error:
         raise RpcError(StatusCode.ABORTED, type(error).__name__) from error

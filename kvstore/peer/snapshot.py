@@ -16,8 +16,8 @@ from kvstore.storage import pace
 from kvstore.storage.pace import SyncedFile
 from raft.messages import Message, MessageType, Snapshot, SnapshotMetadata
 
-FORMAT_VERSION: Final = 1
-"""Version of the state's format in a copy."""
+FORMAT_VERSION: Final = 2
+"""Version of the state's format in a copy. 2: rows are sealed. One of version 1 is converted when it is installed."""
 
 
 class Copy(Protocol):

@@ -17,6 +17,7 @@ from kvstore import errors
 from kvstore.mvcc.ranges import StreamPart
 from kvstore.pb import rpc_pb2 as pb
 from kvstore.rpc import Promise
+from kvstore.storage.errors import CorruptStore
 
 LONG_BYTES: Final = 64 << 10
 """An answer of more is long, however few steps it took."""
@@ -114,7 +115,7 @@ class ReadAnswers:
                 asker.when_room(lambda: self._make(_Read(lambda: self._range_steps(request), promise, asker)))
             else:
                 promise.set_result(self._header() + found)
-        except errors.KvstoreError as error:
+        except (errors.KvstoreError, CorruptStore) as error:
             promise.set_exception(error)
 
     def whole(self, make: Callable[[], bytes], promise: Promise[bytes], asker: Asker) -> None:
@@ -184,7 +185,7 @@ class ReadAnswers:
         except StopIteration as stop:
             self._spend(len(stop.value))
             return None, stop.value
-        except errors.KvstoreError as error:
+        except (errors.KvstoreError, CorruptStore) as error:
             read.promise.set_exception(error)
             return None, None
         self._spend(STEP_BYTES)
@@ -206,7 +207,7 @@ class ReadAnswers:
             next(steps)
         except StopIteration as stop:
             self._give(read, stop.value)
-        except errors.KvstoreError as error:
+        except (errors.KvstoreError, CorruptStore) as error:
             read.promise.set_exception(error)
         else:
             return True

@@ -72,10 +72,16 @@ class Maintenance:
         return pb.AlarmResponse.FromString(await self.proposer.propose("alarm", request))
 
     def alarms(self) -> list[pb.AlarmMember]:
-        """What is raised in the cluster, and a full disk of this member, which nobody else may have to know."""
-        raised = self.state.alarms.raised()
-        own = pb.AlarmMember(memberID=self.member_id, alarm=pb.AlarmType.NOSPACE)
-        return [*raised, own] if self.disk.full and own not in raised else raised
+        """What is raised in the cluster, and what is wrong with this member's disk, which nobody else may have to know.
+
+        Damage found here is no reason to refuse writes everywhere, which is what an alarm of the cluster would do.
+        """
+        alarms = self.state.alarms.raised()
+        for kind, holds in ((pb.AlarmType.NOSPACE, self.disk.full), (pb.AlarmType.CORRUPT, self.disk.damaged)):
+            own = pb.AlarmMember(memberID=self.member_id, alarm=kind)
+            if holds and own not in alarms:
+                alarms.append(own)
+        return alarms
 
     async def hash(self) -> int:
         """A hash of the whole state at its current revision."""

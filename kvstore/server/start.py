@@ -56,7 +56,7 @@ from kvstore.storage.backend import BackendOptions
 from kvstore.storage.batch import TableSpec, WriteStats
 from kvstore.storage.datadir import DataDirectory
 from kvstore.storage.engine import EngineOptions
-from kvstore.storage.errors import DiskFull, WriterFailed
+from kvstore.storage.errors import CorruptStore, DiskFull, WriterFailed
 from kvstore.storage.meta import Identity
 from kvstore.storage.wal import Wal, WalOptions
 from kvstore.storage.writer import WriterEvents
@@ -162,6 +162,7 @@ class _Storage:
         except BaseException:
             self.directory.close()
             raise
+        self.backend.on_damage = partial(_damaged, disk)
 
     async def close(self) -> None:
         """Flush and end everything."""
@@ -184,6 +185,11 @@ def _events(
         disk.set_recovered(name)
 
     return WriterEvents(full=full, recovered=recovered, failed=fail, committed=committed)
+
+
+def _damaged(disk: Disk, error: CorruptStore) -> None:
+    if disk.note_damage(str(error)):
+        structlog.get_logger("kvstore.storage").error("damaged data on the disk: not served", reason=str(error))
 
 
 async def start_member(config: Config, metrics: Metrics, surroundings: Surroundings | None = None) -> RunningMember:

@@ -19,7 +19,7 @@ from kvstore.storage import environment, helper
 from kvstore.storage.batch import DUP, TableSpec, WriteBatch, WriteStats
 from kvstore.storage.engine import EngineOptions, call_reader
 from kvstore.storage.environment import Environment
-from kvstore.storage.errors import DiskFull, StorageError
+from kvstore.storage.errors import CorruptStore, DiskFull, StorageError
 from kvstore.storage.meta import APPLIED_KEY, META, Identity, Meta, Position, decode_position
 from kvstore.storage.overlay import Remains
 from kvstore.storage.snapshot import SnapshotReader
@@ -60,9 +60,12 @@ class Backend:
         self._env = env
         self._options = options or BackendOptions()
         self._writer = env.writer
-        self._tables = {spec.name: (DupTable if spec.kind == DUP else Table)(spec) for spec in env.tables}
+        kinds = {spec: DupTable if spec.kind == DUP else Table for spec in env.tables}
+        self._tables = {spec.name: kind(spec, self._damaged) for spec, kind in kinds.items()}
         self._all = list(self._tables.values())
         self.meta = Meta(self.table(META.name))
+        self.on_damage: Callable[[CorruptStore], None] = _ignore
+        """Called with everything that is found to be damaged, each time that it is found; it is raised, too."""
         self.size = env.sizes.file_bytes
         self.size_in_use = env.sizes.file_bytes - env.sizes.free_bytes
         # Set by the member while the tables are ahead of `applied`.
@@ -80,6 +83,8 @@ class Backend:
         self._disk_full = False
         self._closing = False
         self._rebase()
+        # Whatever is damaged in `meta` is found now and not when it is wanted.
+        len(self.meta)
         self.applied = self.flushed = decode_position(self.table(META.name).get(APPLIED_KEY))
         # The position that the overlay was last counted at.
         self._counted: Position | None = None
@@ -168,7 +173,8 @@ class Backend:
 
         It sees what was flushed before, and the tables see what it did once the future is done. Arguments and result
         are plain values (numbers, strings, bytes, lists, tuples, dicts). It delays flushes, so do large work in steps.
-        The future fails with JobFailed if the function raises. Await it with asyncio.wrap_future().
+        The future fails with CorruptStore if the function reads a damaged row, with JobFailed if it raises anything
+        else. Await it with asyncio.wrap_future().
         """
         future = self._writer.run(function, arguments)
         future.add_done_callback(self._rebase_after)
@@ -178,13 +184,17 @@ class Backend:
         """Run "package.module:name"(ReadTransaction, arguments) beside the loop on the state as it is now, or later.
 
         Takes a process of its own and some 50 ms to start it. With an inline writer it is a plain call. Raises
-        JobFailed if the function raises or the process dies.
+        CorruptStore if the function reads a damaged row, JobFailed if it raises or the process dies.
         """
         await self.flush_all()
         engine = self._env.engine
-        if engine is not None:
-            return call_reader(function, engine.env, engine.handles, arguments)
-        return await helper.call(self.path, self._env.tables, function, arguments)
+        try:
+            if engine is not None:
+                return call_reader(function, engine.env, engine.handles, arguments)
+            return await helper.call(self.path, self._env.tables, function, arguments)
+        except CorruptStore as error:
+            self._damaged(error)
+            raise
 
     async def snapshot(self) -> SnapshotReader:
         """A consistent copy of the state as it is now, or a little later, as a stream. Close it when done.
@@ -239,6 +249,9 @@ class Backend:
         self._end_reading()
         await self._env.close()
 
+    def _damaged(self, error: CorruptStore) -> None:
+        self.on_damage(error)
+
     def _rebase(self) -> None:
         self._txn, handles = self._env.reading.begin()
         for name, table in self._tables.items():
@@ -248,8 +261,11 @@ class Backend:
         self._txn.abort()
 
     def _rebase_after(self, future: Future[Any]) -> None:
-        if future.exception() is None:
+        error = future.exception()
+        if error is None:
             self._rebase()
+        elif isinstance(error, CorruptStore):
+            self._damaged(error)
 
     async def _follow(self, future: Future[None], then: Callable[[], None]) -> None:
         """Read from the new file once the writer has put it in place."""
@@ -367,4 +383,8 @@ def open_with_process(
 
 
 def _nothing() -> None:
+    pass
+
+
+def _ignore(_: CorruptStore) -> None:
     pass

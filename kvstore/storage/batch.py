@@ -20,8 +20,18 @@ APPEND: Final = 1
 DUP: Final = 2
 """A table whose keys have sorted sets of values (DUPSORT)."""
 
-MAX_DUP_VALUE: Final = 511
-"""Bytes that a value of a DUP table may have."""
+MAX_DUP_VALUE: Final = 507
+"""Bytes that a value of a DUP table may have; what LMDB allows, less a seal."""
+
+OPEN: Final = 0
+"""A table whose rows carry no seal (seal.py): the owner has checksums of its own."""
+
+SEALED: Final = 1
+"""A table whose rows are sealed; the owner sees nothing of it."""
+
+ROOM: Final = 2
+"""A table whose values end with four bytes that are the seal's: put as zeros, read as whatever. It spares the copy that
+taking the seal off is."""
 
 PUT: Final = 1
 DELETE: Final = 2
@@ -32,10 +42,19 @@ DUP_CHANGE: Final = 5
 
 @dataclass(frozen=True, slots=True)
 class TableSpec:
-    """A table of an environment. `kind`: PLAIN, APPEND or DUP."""
+    """A table of an environment. `kind`: PLAIN, APPEND or DUP. `seal`: OPEN, SEALED or ROOM.
+
+    bare: keys whose rows have no seal, because builds that know none have to read them.
+    """
 
     name: str
     kind: int = PLAIN
+    seal: int = SEALED
+    bare: tuple[bytes, ...] = ()
+
+    def fields(self) -> tuple[str, int, int, tuple[bytes, ...]]:
+        """The fields in order: TableSpec(*spec.fields()) is the same again."""
+        return self.name, self.kind, self.seal, self.bare
 
 
 Operation = tuple[int, str, Any]

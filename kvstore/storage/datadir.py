@@ -37,6 +37,7 @@ import lmdb
 
 from kvstore.storage import journal
 from kvstore.storage.backend import Backend
+from kvstore.storage.convert import SEALED_FORMAT
 from kvstore.storage.engine import LEFTOVERS, sync_directory, sync_name
 from kvstore.storage.errors import WAY_OUT, CorruptStore, DataDirLocked, StorageError
 from kvstore.storage.formats import FORMATS, Formats
@@ -51,6 +52,7 @@ from kvstore.storage.meta import (
     decode_position,
 )
 from kvstore.storage.pages import DATA_FILE, check_file, never_committed
+from kvstore.storage.seal import Seal
 from kvstore.storage.wal import Wal
 
 MEMBER: Final = "member"
@@ -226,12 +228,28 @@ def _peek(path: Path, accept: Callable[[MetaReader], None]) -> _Found:
             except lmdb.NotFoundError:
                 return _Found()
             with env.begin(db=table) as txn:
-                identity = decode_identity(txn, path)
-                if identity is not None:
-                    accept(txn)
-                return _Found(identity, decode_format(txn, path) or 0, decode_position(txn.get(APPLIED_KEY)).index)
+                version = decode_format(txn, path)
+                if version is None:
+                    # Of any version that got no further. The index comes first in all of them.
+                    return _Found(None, 0, int.from_bytes((txn.get(APPLIED_KEY) or b"")[:8], "big"))
+                meta: MetaReader = _SealedRows(txn, path) if version >= SEALED_FORMAT else txn
+                identity = decode_identity(meta, path)
+                accept(meta)
+                return _Found(identity, version, decode_position(meta.get(APPLIED_KEY)).index)
     except lmdb.Error as error:
         raise CorruptStore(f"{data}: {error}; {WAY_OUT}") from error
+
+
+class _SealedRows:
+    """The rows of a `meta` table, their seals checked and taken off."""
+
+    def __init__(self, txn: lmdb.Transaction[bytes], path: Path) -> None:
+        self._txn = txn
+        self._seal = Seal.of(META, os.fspath(path))
+
+    def get(self, key: bytes, /) -> bytes | None:
+        stored = self._txn.get(key)
+        return None if stored is None else self._seal.take_off(key, stored)
 
 
 def _lock(path: Path, timeout: float) -> int:

@@ -23,10 +23,12 @@ import lmdb
 
 from kvstore.storage import pace
 from kvstore.storage.batch import DUP, Operation, TableSpec, WriteStats
+from kvstore.storage.convert import CONVERTED_FILE, seal_state
 from kvstore.storage.errors import WAY_OUT, CorruptStore, DiskFull, JobFailed, WriterFailed
 from kvstore.storage.longkey import LAYERS_SUFFIX
 from kvstore.storage.pace import Retired
 from kvstore.storage.pages import DATA_FILE, LOCK_FILE, check_file, count_free_pages, read_meta
+from kvstore.storage.seal import Seal
 from kvstore.storage.transaction import Handles, ReadTransaction, TableHandle, WriteTransaction
 
 MIB: Final = 1 << 20
@@ -39,7 +41,7 @@ _PROBE_SIZE: Final = 256 * 1024
 _COMPACTED_FILE: Final = "compacted.mdb"
 _SECONDS_BETWEEN_READER_CHECKS: Final = 10.0
 
-LEFTOVERS: Final = (_COMPACTED_FILE,)
+LEFTOVERS: Final = (_COMPACTED_FILE, CONVERTED_FILE)
 """Files that a crash may leave in an environment's directory; to be removed while nobody uses it."""
 
 
@@ -118,8 +120,8 @@ class Engine:
     def run(self, function: str, arguments: Any) -> tuple[Any, WriteStats]:
         """Call function "package.module:name" with a WriteTransaction and the arguments; commit; give its result.
 
-        The function is called again from the start if the map had to grow. Raises JobFailed if it raises (nothing is
-        committed then), otherwise as commit().
+        The function is called again from the start if the map had to grow. Raises CorruptStore if it reads a damaged
+        row and JobFailed if it raises (nothing is committed then), otherwise as commit().
         """
         call = load_function(function)
         stats = WriteStats()
@@ -129,7 +131,7 @@ class Engine:
             try:
                 result = call(txn, arguments)
                 marshal.dumps(result)
-            except lmdb.Error:
+            except (lmdb.Error, CorruptStore):
                 raise
             except Exception as error:
                 raise JobFailed(_traceback(error)) from error
@@ -166,6 +168,8 @@ class Engine:
         holds both and is not disturbed. A crash leaves the old file or the new one. Raises as commit(); CorruptStore
         before anything changed if `file` is bad.
         """
+        # A copy from a member of an earlier version.
+        seal_state(file)
         meta = check_file(file)
         if operations:
             self._amend(file, max(self._map_size, 2 * meta.file_size), operations)
@@ -369,12 +373,17 @@ def load_function(name: str) -> Callable[[Any, Any], Any]:
 
 
 def call_reader(function: str, env: lmdb.Environment, handles: Handles, arguments: Any) -> Any:
-    """Call function "package.module:name" with a ReadTransaction and the arguments. Raises JobFailed if it raises."""
+    """Call function "package.module:name" with a ReadTransaction and the arguments.
+
+    Raises CorruptStore if it reads a damaged row, JobFailed if it raises anything else.
+    """
     call = load_function(function)
     raw = begin_reading(env)
     try:
         result = call(ReadTransaction(raw, handles), arguments)
         marshal.dumps(result)
+    except CorruptStore:
+        raise
     except Exception as error:
         raise JobFailed(_traceback(error)) from error
     finally:
@@ -401,11 +410,12 @@ def _open_tables(
     env: lmdb.Environment, tables: Sequence[TableSpec], txn: lmdb.Transaction[bytes] | None, *, create: bool
 ) -> dict[str, TableHandle]:
     handles = {}
+    where = os.fspath(env.path())
     for table in tables:
         dupsort = table.kind == DUP
         main = env.open_db(table.name.encode(), txn, dupsort=dupsort, create=create)
         layers = env.open_db((table.name + LAYERS_SUFFIX).encode(), txn, dupsort=dupsort, create=create)
-        handles[table.name] = TableHandle(table.kind, main, layers)
+        handles[table.name] = TableHandle(table.kind, main, layers, Seal.of(table, where))
     return handles
 
 

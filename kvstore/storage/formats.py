@@ -16,9 +16,11 @@ from pathlib import Path
 from typing import Final
 
 from kvstore.storage.batch import WriteBatch
-from kvstore.storage.engine import Engine
+from kvstore.storage.convert import seal_log, seal_state
+from kvstore.storage.engine import Engine, sync_directory
 from kvstore.storage.errors import FormatTooOld
 from kvstore.storage.meta import FORMAT, FORMAT_KEY, META, encode_format
+from kvstore.storage.pages import DATA_FILE
 
 Step = Callable[[Path, Path], None]
 """Changes a directory, given its log's and its state's, to the next format. Durable on return."""
@@ -62,7 +64,14 @@ def _nothing(log: Path, state: Path) -> None:
     """Format 2 has a journal beside the log. A directory without one needs none."""
 
 
-FORMATS: Final = Formats(steps={1: _nothing})
+def _seal(log: Path, state: Path) -> None:
+    """Format 3 has a seal on every row. Either environment may have been brought to it already."""
+    seal_state(state / DATA_FILE)
+    sync_directory(state)
+    seal_log(log)
+
+
+FORMATS: Final = Formats(steps={1: _nothing, 2: _seal})
 """Those of this build."""
 
 

@@ -15,12 +15,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from kvstore.storage import frames
+from kvstore.storage import frames, messages
 from kvstore.storage.batch import TableSpec
 from kvstore.storage.errors import JobFailed
 
 CALL: Final = 1
-"""(CALL, path, tables, function, arguments) -> frame (succeeded, result or text)"""
+"""(CALL, path, tables, function, arguments) -> frame (succeeded, result or class and text of the error)"""
 COPY: Final = 2
 """(COPY, path, tables) -> frame of the `meta` rows as a dict, then the bytes of a copy of that very state"""
 
@@ -80,15 +80,15 @@ class Helper:
         self._socket.close()
 
 
-def describe(path: Path, tables: Sequence[TableSpec]) -> tuple[str, list[tuple[str, int]]]:
+def describe(path: Path, tables: Sequence[TableSpec]) -> tuple[str, list[tuple[Any, ...]]]:
     """The environment as requests name it."""
-    return os.fspath(path), [(table.name, table.kind) for table in tables]
+    return os.fspath(path), [table.fields() for table in tables]
 
 
 async def call(path: Path, tables: Sequence[TableSpec], function: str, arguments: Any) -> Any:
     """Run "package.module:name"(ReadTransaction, arguments) in a process; give its result.
 
-    Raises JobFailed if it raises or the process dies.
+    Raises CorruptStore if it reads a damaged row, JobFailed if it raises anything else or the process dies.
     """
     helper = Helper((CALL, *describe(path, tables), function, arguments))
     try:
@@ -98,5 +98,5 @@ async def call(path: Path, tables: Sequence[TableSpec], function: str, arguments
     finally:
         helper.close()
     if not succeeded:
-        raise JobFailed(result)
+        raise messages.decode_error(*result)
     return result

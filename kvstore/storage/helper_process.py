@@ -15,7 +15,7 @@ from typing import Any, Final
 
 import lmdb
 
-from kvstore.storage import frames, helper
+from kvstore.storage import frames, helper, messages
 from kvstore.storage.batch import TableSpec
 from kvstore.storage.engine import begin_reading, call_reader, open_for_reading
 from kvstore.storage.errors import StorageError
@@ -40,7 +40,7 @@ def serve(channel: socket.socket) -> None:
         try:
             answer = (True, call_reader(rest[0], env, handles, rest[1]))
         except StorageError as error:
-            answer = (False, str(error))
+            answer = (False, messages.encode_error(error))
         channel.sendall(b"".join(frames.encode(answer)))
     elif kind == helper.COPY:
         raw = begin_reading(env)

@@ -50,7 +50,7 @@ def open_environment(path: Path, tables: Sequence[TableSpec], options: EngineOpt
     return (
         OPEN,
         os.fspath(path),
-        [(table.name, table.kind) for table in tables],
+        [table.fields() for table in tables],
         (options.map_size, options.count_free, options.unsafe_no_fsync),
     )
 

@@ -14,14 +14,16 @@ from kvstore.storage.batch import TableSpec
 from kvstore.storage.errors import WAY_OUT, CorruptStore, FormatTooNew, IdentityMismatch
 from kvstore.storage.table import Table
 
-META: Final = TableSpec("meta")
-"""Every environment has this table."""
-
-FORMAT: Final = 2
+FORMAT: Final = 3
 """Version of everything that is stored: tables, keys, values. Raised when an older version could not read it; then
 formats.py must say how a directory of the format before becomes one of this."""
 
 FORMAT_KEY: Final = b"format"
+"""The one row without a seal: builds from before there were any have to read it, to know that they cannot go on."""
+
+META: Final = TableSpec("meta", bare=(FORMAT_KEY,))
+"""Every environment has this table."""
+
 CLUSTER_KEY: Final = b"cluster_id"
 MEMBER_KEY: Final = b"member_id"
 APPLIED_KEY: Final = b"applied"
@@ -65,7 +67,7 @@ def decode_position(value: bytes | None) -> Position:
     if value is None:
         return Position()
     if len(value) != _POSITION.size:
-        raise CorruptStore(f"a position of {len(value)} bytes is stored")
+        raise CorruptStore(f"a position of {len(value)} bytes is stored; {WAY_OUT}")
     return Position(*_POSITION.unpack(value))
 
 
@@ -76,15 +78,20 @@ def decode_identity(meta: MetaReader, path: object) -> Identity | None:
         return None
     version = _number(stored, path)
     if version > FORMAT:
-        raise FormatTooNew(
-            f"{path}: written in format {version}, and this version of kvstore reads formats up to {FORMAT}; "
-            "use the version that wrote it, or a later one. To go on with this version, remove the member from its "
-            "cluster and add it again with an empty directory, or restore a snapshot that this version has saved"
-        )
+        raise FormatTooNew(too_new(version, path))
     cluster, member = meta.get(CLUSTER_KEY), meta.get(MEMBER_KEY)
     if cluster is None or member is None:
         raise CorruptStore(f"{path}: has a format but no identity; {WAY_OUT}")
     return Identity(_number(cluster, path), _number(member, path))
+
+
+def too_new(version: int, path: object) -> str:
+    """What to say of an environment in a format that this build does not know."""
+    return (
+        f"{path}: written in format {version}, and this version of kvstore reads formats up to {FORMAT}; "
+        "use the version that wrote it, or a later one. To go on with this version, remove the member from its "
+        "cluster and add it again with an empty directory, or restore a snapshot that this version has saved"
+    )
 
 
 def decode_format(meta: MetaReader, path: object) -> int | None:
@@ -121,7 +128,7 @@ class MetaReader(Protocol):
 
 def _number(value: bytes, path: object) -> int:
     if len(value) != _NUMBER.size:
-        raise CorruptStore(f"{path}: a number of {len(value)} bytes is stored")
+        raise CorruptStore(f"{path}: a number of {len(value)} bytes is stored; {WAY_OUT}")
     number: int = _NUMBER.unpack(value)[0]
     return number
 

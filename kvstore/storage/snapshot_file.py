@@ -19,6 +19,7 @@ from zlib import crc32
 import lmdb
 
 from kvstore.storage.batch import TableSpec, WriteBatch
+from kvstore.storage.convert import seal_state
 from kvstore.storage.datadir import MEMBER
 from kvstore.storage.engine import MAX_TABLES, MIB, Engine, EngineOptions, sync_directory, sync_name
 from kvstore.storage.errors import CorruptStore, FormatTooNew, SnapshotInvalid, StorageError
@@ -110,6 +111,7 @@ def restore(
         for each in (work, db, wal):
             each.mkdir(mode=0o700, parents=True, exist_ok=True)
         _copy(path, db / DATA_FILE, file.file_size)
+        seal_state(db / DATA_FILE)
         _make_state(db, identity, position, meta, tables)
         _make_log(wal, identity, position)
         for each in (db, wal, work):

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any, Final
+from zlib import crc32
 
 import lmdb
 
@@ -20,7 +21,9 @@ from kvstore.storage.batch import (
     DELETE_RANGE,
     DROP,
     DUP_CHANGE,
+    OPEN,
     PUT,
+    SEALED,
     DupChanges,
     Operation,
     Rows,
@@ -28,6 +31,7 @@ from kvstore.storage.batch import (
 )
 from kvstore.storage.errors import StorageError
 from kvstore.storage.longkey import CHUNK, locate, prune, reach, walk, walk_back
+from kvstore.storage.seal import SEAL_SIZE, Seal, pack_seal
 
 _STEP: Final = 512
 
@@ -36,11 +40,12 @@ Row = tuple[bytes, bytes]
 
 @dataclass(frozen=True, slots=True)
 class TableHandle:
-    """An opened table: its kind, LMDB's handle, and the handle of the table of its layers."""
+    """An opened table: its kind, LMDB's handle, the handle of the table of its layers, and how its rows are sealed."""
 
     kind: int
     main: Any
     layers: Any
+    seal: Seal
 
 
 Handles = Mapping[str, TableHandle]
@@ -49,7 +54,8 @@ Handles = Mapping[str, TableHandle]
 class ReadTransaction:
     """What can be read. Rows come with whole keys. `raw` is LMDB's transaction, for what needs to be faster.
 
-    Iterators end with the transaction and, in a write transaction, must not be used across changes to their table.
+    Every row that is read is checked; CorruptStore is raised for one that is not what was written. Iterators end with
+    the transaction and, in a write transaction, must not be used across changes to their table.
     """
 
     def __init__(self, raw: lmdb.Transaction[bytes], handles: Handles) -> None:
@@ -75,42 +81,49 @@ class ReadTransaction:
 
     def get(self, table: str, key: bytes) -> bytes | None:
         """The value of a key; of a DUP table the lowest one."""
-        place = self._locate(self.handle(table), key)
-        return None if place is None else self.raw.get(place[1], None, place[0])
+        handle = self.handle(table)
+        place = self._locate(handle, key)
+        stored = None if place is None else self.raw.get(place[1], None, place[0])
+        return None if stored is None else handle.seal.take_off(key, stored)
 
     def items(self, table: str, start: bytes = b"", end: bytes | None = None) -> Iterator[Row]:
         """Rows start <= key < end, ascending; of a DUP table each key with its lowest value."""
         handle = self.handle(table)
+        take_off = handle.seal.take_off
         for key, cursor in walk(self.raw, handle.main, handle.layers, start):
             if end is not None and key >= end:
                 return
-            yield key, cursor.value()
+            yield key, take_off(key, cursor.value())
 
     def items_back(self, table: str, start: bytes = b"", end: bytes | None = None) -> Iterator[Row]:
         """Rows start <= key < end, descending; of a DUP table each key with its highest value."""
         handle = self.handle(table)
+        take_off = handle.seal.take_off
         for key, cursor in walk_back(self.raw, handle.main, handle.layers, end):
             if key < start:
                 return
-            yield key, cursor.value()
+            yield key, take_off(key, cursor.value())
 
     def values(self, table: str, key: bytes) -> list[bytes]:
         """The values of a key of a DUP table, ascending."""
-        place = self._locate(self.handle(table), key)
+        handle = self.handle(table)
+        place = self._locate(handle, key)
         if place is None:
             return []
         with self.raw.cursor(place[0]) as cursor:
-            return list(cursor.iternext_dup()) if cursor.set_key(place[1]) else []
+            stored = list(cursor.iternext_dup()) if cursor.set_key(place[1]) else []
+        return [handle.seal.take_off(key, value) for value in stored]
 
     def dup_items(
         self, table: str, start: bytes = b"", end: bytes | None = None
     ) -> Iterator[tuple[bytes, list[bytes]]]:
         """Keys start <= key < end of a DUP table, ascending, each with its values, ascending."""
         handle = self.handle(table)
+        take_off = handle.seal.take_off
         for key, cursor in walk(self.raw, handle.main, handle.layers, start):
             if end is not None and key >= end:
                 return
-            yield key, list(cursor.iternext_dup())
+            yield key, [take_off(key, value) for value in cursor.iternext_dup()]
 
     def _locate(self, handle: TableHandle, key: bytes) -> tuple[Any, bytes] | None:
         if len(key) <= CHUNK:
@@ -145,6 +158,8 @@ class WriteTransaction(ReadTransaction):
     def put_rows(self, table: str, rows: Rows) -> None:
         """Store rows with distinct keys in any order; None as value deletes."""
         handle = self.handle(table)
+        seal = handle.seal
+        kind, seed, bare = seal.kind, seal.seed, seal.bare
         puts: list[Row] = []
         deletes = []
         long = []
@@ -155,8 +170,13 @@ class WriteTransaction(ReadTransaction):
                 long.append(row)
             elif value is None:
                 deletes.append(key)
-            else:
+            elif kind == OPEN or key in bare:
                 puts.append((key, value))
+            else:
+                # What Seal.put_on does, less the call.
+                if kind != SEALED:
+                    value = value[:-SEAL_SIZE]
+                puts.append((key, value + pack_seal(crc32(value, crc32(key, seed)))))
         for key in deletes:
             self.raw.delete(key, db=handle.main)
         if puts:
@@ -166,7 +186,7 @@ class WriteTransaction(ReadTransaction):
                 self._delete_long(handle, key)
             else:
                 place, row_key = reach(self.raw, handle.main, handle.layers, key)
-                self.raw.put(row_key, value, db=place)
+                self.raw.put(row_key, seal.put_on(key, value), db=place)
         self.rows += len(rows)
 
     def delete(self, table: str, keys: Sequence[bytes]) -> None:
@@ -209,23 +229,24 @@ class WriteTransaction(ReadTransaction):
     def add_and_remove(self, table: str, added: ValueSets, removed: ValueSets) -> None:
         """Remove values of a DUP table by key, then add values by key."""
         handle = self.handle(table)
+        put_on = handle.seal.put_on
         for key, values in sorted(removed.items()):
             self.rows += len(values)
             place = self._locate(handle, key)
             if place is not None:
                 for value in values:
-                    self.raw.delete(place[1], value, db=place[0])
+                    self.raw.delete(place[1], put_on(key, value), db=place[0])
                 if len(key) > CHUNK:
                     prune(self.raw, handle.main, handle.layers, key)
         pairs: list[Row] = []
         for key, values in sorted(added.items()):
             self.rows += len(values)
             if len(key) <= CHUNK:
-                pairs += [(key, value) for value in values]
+                pairs += [(key, put_on(key, value)) for value in values]
             elif values:
                 place = reach(self.raw, handle.main, handle.layers, key)
                 for value in values:
-                    self.raw.put(place[1], value, db=place[0])
+                    self.raw.put(place[1], put_on(key, value), db=place[0])
         if pairs:
             with self.raw.cursor(handle.main) as cursor:
                 cursor.putmulti(pairs)

@@ -20,7 +20,7 @@ from typing import Final
 from zlib import crc32
 
 from kvstore.storage import environment
-from kvstore.storage.batch import APPEND, TableSpec, WriteBatch
+from kvstore.storage.batch import APPEND, OPEN, TableSpec, WriteBatch
 from kvstore.storage.engine import MIB, EngineOptions
 from kvstore.storage.environment import Environment
 from kvstore.storage.errors import CorruptStore, StorageError
@@ -39,7 +39,7 @@ from raft.messages import (
 )
 from raft.sizes import entry_size, limit_size
 
-ENTRIES: Final = TableSpec("entries", APPEND)
+ENTRIES: Final = TableSpec("entries", APPEND, OPEN)
 
 _INDEX: Final = Struct(">Q")
 _CHECKSUM: Final = Struct(">I")

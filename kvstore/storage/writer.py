@@ -19,7 +19,7 @@ from typing import Any, Final, Protocol
 from kvstore.storage import frames, messages
 from kvstore.storage.batch import TableSpec, WriteBatch, WriteStats
 from kvstore.storage.engine import MIB, Engine, EngineOptions
-from kvstore.storage.errors import DiskFull, JobFailed, StorageError, WriterFailed
+from kvstore.storage.errors import CorruptStore, DiskFull, JobFailed, StorageError, WriterFailed
 from kvstore.storage.helper import spawn
 
 _READ_SIZE: Final = 256 * 1024
@@ -77,8 +77,8 @@ class Writer(Protocol):
     def run(self, function: str, arguments: Any) -> Future[Any]:
         """Run "package.module:name"(WriteTransaction, arguments) in a transaction of its own and commit it.
 
-        Arguments and result consist of what marshal knows. The future fails with JobFailed if the function raises.
-        Keep it short: nothing is committed meanwhile.
+        Arguments and result consist of what marshal knows. The future fails with CorruptStore if the function reads a
+        damaged row, with JobFailed if it raises anything else. Keep it short: nothing is committed meanwhile.
         """
 
     def compact(self) -> Future[None]:
@@ -144,7 +144,7 @@ class InlineWriter:
         def call() -> None:
             try:
                 result, stats = self.engine.run(function, arguments)
-            except JobFailed as error:
+            except (JobFailed, CorruptStore) as error:
                 future.set_exception(error)
                 return
             self.events.committed(stats)

@@ -10,10 +10,11 @@ from typing import Any
 
 from kvstore.storage.batch import APPEND, DUP, TableSpec, WriteBatch
 from kvstore.storage.engine import Engine, EngineOptions
+from kvstore.storage.meta import META
 from kvstore.storage.transaction import ReadTransaction, WriteTransaction
 from kvstore.storage.writer import ProcessWriter, Writer, WriterEvents
 
-TABLES = [TableSpec("meta"), TableSpec("current"), TableSpec("history", APPEND), TableSpec("past", DUP)]
+TABLES = [META, TableSpec("current"), TableSpec("history", APPEND), TableSpec("past", DUP)]
 
 SECONDS = 20.0
 

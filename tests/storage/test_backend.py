@@ -17,6 +17,7 @@ from kvstore.storage.errors import CorruptStore, JobFailed, StorageError, Writer
 from kvstore.storage.meta import Identity, Position
 from kvstore.storage.writer import ProcessWriter, WriterEvents
 from tests.storage.harness import TABLES, until
+from tests.storage.older import unseal
 
 HARNESS = "tests.storage.harness"
 
@@ -224,6 +225,16 @@ async def test_a_received_snapshot_takes_the_states_place(backend: Backend, tmp_
     backend.set_applied(51, 4)
     await backend.flush_all()
     assert [key for key, _ in table.items(b"", None)] == [b"new", b"theirs"]
+
+
+async def test_a_snapshot_from_a_member_without_seals_is_converted(backend: Backend, tmp_path: Path) -> None:
+    received = await snapshot_of_another(tmp_path)
+    unseal(received, subdir=False)
+    await backend.replace(received, Identity(5, 7))
+    assert backend.table("current").items(b"", None) == [(b"theirs", b"1")]
+    assert backend.applied == Position(50, 4)
+    assert backend.meta["revision"] == b"99"
+    assert backend.meta["member_id"] == (7).to_bytes(8, "big")
 
 
 async def test_nobody_reads_the_new_state_before_what_is_derived_from_it_is_there(

@@ -17,7 +17,8 @@ from kvstore.storage import wal as wals
 from kvstore.storage.backend import Backend
 from kvstore.storage.datadir import DataDirectory
 from kvstore.storage.errors import CorruptStore, DataDirLocked, FormatTooNew, IdentityMismatch, StorageError
-from kvstore.storage.meta import Identity, Position
+from kvstore.storage.meta import META, Identity, Position
+from kvstore.storage.seal import Seal
 from kvstore.storage.wal import Wal
 from tests.storage.harness import TABLES
 from tests.storage.test_wal import append, entries, nothing
@@ -117,7 +118,8 @@ async def test_a_log_and_a_state_of_different_members_are_refused(tmp_path: Path
     with lmdb.open(str(tmp_path / "two" / "member" / "db"), max_dbs=32) as env:
         table = env.open_db(b"meta")
         with env.begin(write=True, db=table) as txn:
-            txn.put(b"member_id", (99).to_bytes(8, "big"))
+            seal = Seal.of(META, "here")
+            txn.put(b"member_id", seal.put_on(b"member_id", (99).to_bytes(8, "big")))
     with pytest.raises(IdentityMismatch):
         DataDirectory.open(tmp_path / "two")
     DataDirectory.open(tmp_path / "one").close()
@@ -129,7 +131,7 @@ async def test_a_newer_format_is_refused(tmp_path: Path) -> None:
         table = env.open_db(b"meta")
         with env.begin(write=True, db=table) as txn:
             txn.put(b"format", (9).to_bytes(8, "big"))
-    with pytest.raises(FormatTooNew, match="format 9, and this version of kvstore reads formats up to 2"):
+    with pytest.raises(FormatTooNew, match="format 9, and this version of kvstore reads formats up to 3"):
         DataDirectory.open(tmp_path)
 
 

@@ -10,10 +10,14 @@ from pathlib import Path
 import lmdb
 import pytest
 
+from kvstore.storage import backend as backends
+from kvstore.storage.convert import CONVERTED_FILE
 from kvstore.storage.datadir import DataDirectory
-from kvstore.storage.errors import FormatTooNew, FormatTooOld, ProtocolTooOld
-from kvstore.storage.formats import Formats
+from kvstore.storage.errors import CorruptStore, FormatTooNew, FormatTooOld, ProtocolTooOld
+from kvstore.storage.formats import FORMATS, Formats
 from kvstore.storage.meta import FORMAT, MetaReader
+from tests.storage.harness import TABLES
+from tests.storage.older import become_format_2, unseal
 from tests.storage.test_datadir import IDENTITY, close, make_member, open_stores
 
 
@@ -89,23 +93,67 @@ async def test_a_step_that_was_interrupted_is_done_again(tmp_path: Path) -> None
     assert format_of(log) == format_of(state) == FORMAT
 
     # Between the two numbers: the state has the new one, the log not yet.
-    formats = Formats(FORMAT, {FORMAT - 1: writing("again")})
-    set_format(log, FORMAT - 1)
-    DataDirectory.open(tmp_path, formats=formats).close()
+    unseal(log)
+
+    def again(log: Path, state: Path) -> None:
+        FORMATS.steps[FORMAT - 1](log, state)
+        writing("again")(log, state)
+
+    DataDirectory.open(tmp_path, formats=Formats(FORMAT, {FORMAT - 1: again})).close()
     assert (log / "again").exists()
     assert format_of(log) == format_of(state) == FORMAT
 
 
 async def test_what_was_stored_is_there_after_an_upgrade(tmp_path: Path) -> None:
     await make_member(tmp_path, applied=4)
-    for path in log_and_state(tmp_path):
-        set_format(path, FORMAT - 1)
-    directory = DataDirectory.open(tmp_path, formats=Formats(FORMAT, {FORMAT - 1: writing("done")}))
+    state = log_and_state(tmp_path)[1]
+    long = b"long/" * 300
+    written = backends.open_inline(state, TABLES[1:])
+    for number in range(3000):
+        written.table("current").put(b"%d" % number, b"value %d " % number * 50)
+        written.dup_table("past").add(b"%d" % (number % 7), number.to_bytes(13, "big"))
+    written.table("current").put(long, b"in layers")
+    written.dup_table("past").add(long, bytes(13))
+    await written.flush_all()
+    before = list(written.table("current").scan(b"", None)), list(written.dup_table("past").items(b"", None))
+    await written.close()
+    become_format_2(tmp_path)
+
+    directory = DataDirectory.open(tmp_path)
+    stores = open_stores(directory)
+    assert stores.wal.last_index() == 10
+    assert stores.backend.applied.index == 4
+    assert list(stores.backend.table("current").scan(b"", None)) == before[0]
+    assert list(stores.backend.dup_table("past").items(b"", None)) == before[1]
+    await close(stores)
+    directory.close()
+    assert [format_of(path) for path in log_and_state(tmp_path)] == [FORMAT, FORMAT]
+    assert not (state / CONVERTED_FILE).exists()
+
+
+@pytest.mark.parametrize("environment", ["wal", "db"])
+async def test_an_upgrade_that_was_interrupted_is_taken_up(tmp_path: Path, environment: str) -> None:
+    await make_member(tmp_path, applied=4)
+    (tmp_path / "member" / "db" / CONVERTED_FILE).write_bytes(b"half of a copy")
+    unseal(tmp_path / "member" / environment)
+    directory = DataDirectory.open(tmp_path)
     stores = open_stores(directory)
     assert stores.wal.last_index() == 10
     assert stores.backend.applied.index == 4
     await close(stores)
     directory.close()
+    assert [format_of(path) for path in log_and_state(tmp_path)] == [FORMAT, FORMAT]
+
+
+@pytest.mark.parametrize("environment", ["wal", "db"])
+async def test_a_damaged_format_is_not_upgraded(tmp_path: Path, environment: str) -> None:
+    await make_member(tmp_path, applied=4)
+    for version in (1, 2):
+        set_format(tmp_path / "member" / environment, version)
+        before = everything_in(tmp_path)
+        with pytest.raises(CorruptStore, match="remove this member from the cluster"):
+            DataDirectory.open(tmp_path)
+        assert everything_in(tmp_path) == before
 
 
 async def test_a_format_without_a_way_to_the_newest_is_refused_untouched(tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from kvstore.storage.errors import CorruptStore, StorageError, WriterFailed
 from kvstore.storage.journal import Journal, Mark
 from kvstore.storage.journaled import JournaledWriter
 from kvstore.storage.meta import JOURNAL_KEY
+from kvstore.storage.transaction import ReadTransaction
 from kvstore.storage.writer import InlineWriter, Writer, WriterEvents
 from tests.storage.harness import SECONDS, TABLES, put, put_and_wait, rows_of, until
 
@@ -212,7 +213,7 @@ async def test_a_batch_is_durable_when_the_call_returns_and_moved_a_little_later
     async with asyncio.timeout(SECONDS):
         await stored.wait()
     raw, handles = env.reading.begin()
-    assert raw.get(b"k", db=handles["current"].main) == b"v"
+    assert ReadTransaction(raw, handles).get("current", b"k") == b"v"
     raw.abort()
     await env.close()
     assert rows_of(tmp_path) == {b"k": b"v"}
@@ -390,7 +391,7 @@ async def test_without_a_process_what_a_crash_left_in_the_journal_is_there_too(t
     journaled.journal.close()
     env = environment.open_inline(tmp_path, TABLES, EngineOptions())
     raw, handles = env.reading.begin()
-    assert raw.get(b"0001", db=handles["current"].main) is not None
+    assert ReadTransaction(raw, handles).get("current", b"0001") is not None
     raw.abort()
     await env.close()
 
@@ -416,7 +417,7 @@ async def test_where_no_journal_can_be_made_the_environment_is_written_at_once(
     env = opened(tmp_path)
     await put_and_wait(env.writer, {b"0001": b"v"})
     raw, handles = env.reading.begin()
-    assert raw.get(b"0001", db=handles["current"].main) == b"v"
+    assert ReadTransaction(raw, handles).get("current", b"0001") == b"v"
     raw.abort()
     await env.close()
 

@@ -195,7 +195,7 @@ TestTables.settings = settings(max_examples=50, stateful_step_count=50, deadline
 
 
 def test_changes_that_are_on_disk_are_let_go_of_a_few_at_a_time() -> None:
-    table, remains = Table(TableSpec("current")), Remains()
+    table, remains = Table(TableSpec("current"), lambda _: None), Remains()
     for number in range(1000):
         table.put(b"%04d" % number, b"value")
     table.freeze(WriteBatch())

@@ -16,6 +16,7 @@ from kvstore.storage.batch import DUP_CHANGE, PUT, Operation, WriteBatch, WriteS
 from kvstore.storage.engine import Engine, EngineOptions, open_for_reading
 from kvstore.storage.errors import JobFailed, StorageError, WriterFailed
 from kvstore.storage.pages import DATA_FILE
+from kvstore.storage.transaction import ReadTransaction
 from kvstore.storage.writer import InlineWriter, WriterEvents
 from tests.storage.harness import TABLES, process_writer, put, put_and_wait, rows_of, until
 
@@ -169,7 +170,7 @@ def test_free_pages_are_counted(tmp_path: Path) -> None:
     assert after.file_bytes < full.file_bytes * 0.05
     assert after.free_bytes == 0
     with engine.env.begin() as txn:
-        assert txn.get(b"a", db=engine.handles["current"].main) == b"1"
+        assert ReadTransaction(txn, engine.handles).get("current", b"a") == b"1"
     engine.close()
 
 

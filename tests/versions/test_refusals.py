@@ -8,6 +8,7 @@ import pytest
 from kvstore.storage.meta import FORMAT
 from tests.cluster.harness import ClusterFactory
 from tests.cluster.harness.waiting import wait_until
+from tests.storage.older import become_format_2
 from tests.versions.builds import (
     OLD,
     STOP_SECONDS,
@@ -100,8 +101,7 @@ def test_a_directory_of_the_format_before_is_upgraded_where_it_is(make_cluster: 
     member = cluster.members[0]
     member.client.put(b"k", b"v")
     member.terminate(STOP_SECONDS)
-    for environment in ("wal", "db"):
-        _set_format(str(member.data / "member" / environment), FORMAT - 1)
+    become_format_2(member.data)
     member.start()
     member.wait_ready()
     kv = member.client.get(b"k")

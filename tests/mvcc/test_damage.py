@@ -1,0 +1,197 @@
+"""Rows that are not what was written are found when they are read, whichever way they are read, and never served."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from kvstore.lease.lessor import Lessor
+from kvstore.mvcc.encoding import REVISION
+from kvstore.mvcc.store import Store
+from kvstore.pb import rpc_pb2 as pb
+from kvstore.storage.backend import open_inline
+from kvstore.storage.errors import CorruptStore
+from tests.mvcc.harness import TABLES, Harness, Sink
+
+KEYS = [b"key/%02d" % number for number in range(20)]
+VICTIM = KEYS[7]
+LONG = b"long/" + b"k" * 1200
+
+
+@pytest.fixture
+def harness() -> Iterator[Harness]:
+    made = Harness()
+    for generation in (b"first", b"second"):
+        for key in [*KEYS, LONG]:
+            made.store.put(pb.PutRequest(key=key, value=generation + b" of " + key))
+    made.backend.flush()
+    made.settle()
+    yield made
+    made.destroy()
+
+
+def damage(harness: Harness, table: str, key: bytes, change: Callable[[bytes, bytes], tuple[bytes, bytes]]) -> None:
+    """Change a row on disk, or its key, behind the back of the store, and have the store read the disk again."""
+    env = harness.backend._env.engine.env  # type: ignore[union-attr]
+    db = env.open_db(table.encode(), dupsort=table == "past")
+    with env.begin(write=True, db=db) as txn:
+        stored = txn.get(key)
+        assert stored is not None
+        assert txn.delete(key, stored if table == "past" else b"")
+        assert txn.put(*change(key, stored))
+    harness.backend._rebase()
+
+
+def flipped(bit: int) -> Callable[[bytes, bytes], tuple[bytes, bytes]]:
+    def change(key: bytes, stored: bytes) -> tuple[bytes, bytes]:
+        at = bit % (8 * len(stored))
+        data = bytearray(stored)
+        data[at // 8] ^= 1 << at % 8
+        return key, bytes(data)
+
+    return change
+
+
+def get(harness: Harness, key: bytes, revision: int = 0) -> bytes:
+    return harness.store.range(pb.RangeRequest(key=key, revision=revision))
+
+
+EVERYTHING = pb.RangeRequest(key=b"\0", range_end=b"\0")
+
+READS: list[pb.RangeRequest] = [
+    pb.RangeRequest(key=VICTIM),
+    pb.RangeRequest(key=VICTIM, keys_only=True),
+    EVERYTHING,
+    pb.RangeRequest(key=b"\0", range_end=b"\0", keys_only=True),
+    pb.RangeRequest(key=b"\0", range_end=b"\0", limit=15, sort_order=pb.RangeRequest.DESCEND),
+    pb.RangeRequest(key=b"\0", range_end=b"\0", sort_target=pb.RangeRequest.VALUE),
+]
+
+
+@pytest.mark.parametrize("bit", [0, 9, 100, 180, 250, 320, 400, 500, -1, -33])
+def test_a_flipped_bit_in_a_newest_version_is_found_by_every_read(harness: Harness, bit: int) -> None:
+    found: list[CorruptStore] = []
+    harness.backend.on_damage = found.append
+    damage(harness, "current", VICTIM, flipped(bit))
+    for request in READS:
+        with pytest.raises(CorruptStore, match=r"the row of b'key/07' in table current is damaged; remove this member"):
+            harness.store.range(request)
+    assert len(found) == len(READS)
+    assert b"second of key/08" in get(harness, KEYS[8])
+
+
+def test_a_flipped_bit_is_found_by_whoever_changes_the_key(harness: Harness) -> None:
+    damage(harness, "current", VICTIM, flipped(200))
+    before = harness.store.revision
+    compare = pb.Compare(key=VICTIM, version=2, target=pb.Compare.VERSION)
+    changes: list[Callable[[], bytes]] = [
+        lambda: harness.store.put(pb.PutRequest(key=VICTIM, value=b"third")),
+        lambda: harness.store.delete_range(pb.DeleteRangeRequest(key=VICTIM)),
+        lambda: harness.store.txn(pb.TxnRequest(compare=[compare])),
+    ]
+    for change in changes:
+        with pytest.raises(CorruptStore):
+            change()
+    assert harness.store.revision == before
+
+
+def test_a_row_under_another_key_is_not_served(harness: Harness) -> None:
+    other = b"key/0w"
+    damage(harness, "current", VICTIM, lambda _, stored: (other, stored))
+    with pytest.raises(CorruptStore):
+        get(harness, other)
+    with pytest.raises(CorruptStore):
+        harness.store.range(EVERYTHING)
+
+
+def test_a_flipped_bit_in_a_long_key_s_row_is_found(harness: Harness) -> None:
+    env = harness.backend._env.engine.env  # type: ignore[union-attr]
+    db = env.open_db(b"current.layers")
+    with env.begin(write=True, db=db) as txn, txn.cursor(db) as cursor:
+        assert cursor.last()
+        key, stored = cursor.item()
+        txn.put(*flipped(80)(key, stored))
+    harness.backend._rebase()
+    with pytest.raises(CorruptStore, match="1205 bytes"):
+        get(harness, LONG)
+    with pytest.raises(CorruptStore):
+        harness.store.range(EVERYTHING)
+
+
+@pytest.mark.parametrize("bit", [0, 30, 150, -1])
+def test_a_flipped_bit_in_history_is_found(harness: Harness, bit: int) -> None:
+    damage(harness, "history", REVISION.pack(2 + 7, 0), flipped(bit))
+    with pytest.raises(CorruptStore, match="table history"):
+        get(harness, VICTIM, 20)
+    assert b"first of key/08" in get(harness, KEYS[8], 20)
+    assert b"second" in get(harness, VICTIM)
+    with pytest.raises(CorruptStore):
+        asyncio.run(harness.store.hash_kv(0))
+
+
+def test_a_row_missing_from_history_is_noticed(harness: Harness) -> None:
+    damage(harness, "history", REVISION.pack(2 + 7, 0), lambda _, stored: (REVISION.pack(10**6, 0), stored))
+    with pytest.raises(CorruptStore, match="what belongs to revision 9 in table history is damaged"):
+        get(harness, VICTIM, 20)
+
+
+@pytest.mark.parametrize("bit", [60, 90, 100, -1])
+def test_a_flipped_bit_among_past_versions_is_found(harness: Harness, bit: int) -> None:
+    damage(harness, "past", VICTIM, flipped(bit))
+    with pytest.raises(CorruptStore, match="table past"):
+        get(harness, VICTIM, 20)
+
+
+def test_a_watch_that_would_be_told_something_damaged_is_ended(harness: Harness) -> None:
+    damage(harness, "history", REVISION.pack(2 + 7, 0), flipped(100))
+    sink = Sink()
+    stream = harness.store.watches.open(sink)
+    stream.create(pb.WatchCreateRequest(key=b"\0", range_end=b"\0", start_revision=1))
+    while harness.store.watches.sync():
+        pass
+    created, canceled = sink.received
+    assert created.created
+    assert canceled.canceled
+    assert canceled.cancel_reason == "etcdserver: corrupt cluster"
+    assert not canceled.events
+
+
+def test_compaction_leaves_damage_as_it_is_and_says_so(harness: Harness) -> None:
+    found: list[CorruptStore] = []
+    harness.backend.on_damage = found.append
+    damage(harness, "history", REVISION.pack(2 + 7, 0), flipped(100))
+    harness.store.compact(harness.store.revision)
+    harness.settle()
+    assert harness.store.compactor.failures == 1
+    assert ["history" in str(error) for error in found] == [True]
+
+
+@pytest.mark.parametrize("table", ["counts", "meta", "leases", "lease_keys"])
+def test_a_flipped_bit_in_what_is_read_at_the_start_is_found_then(harness: Harness, table: str, tmp_path: Path) -> None:
+    harness.lessor.grant(pb.LeaseGrantRequest(ID=5, TTL=100), 0)
+    harness.store.put(pb.PutRequest(key=b"leased", lease=5))
+    harness.backend.flush()
+    env = harness.backend._env.engine.env  # type: ignore[union-attr]
+    db = env.open_db(table.encode())
+    with env.begin(write=True, db=db) as txn, txn.cursor(db) as cursor:
+        assert cursor.first()
+        key, stored = cursor.item()
+        txn.put(*flipped(3)(key, stored))
+    copy = tmp_path / "copy"
+    shutil.copytree(harness.path, copy)
+    with pytest.raises(CorruptStore, match=f"table {table}"):
+        read_at_start(copy)
+
+
+def read_at_start(path: Path) -> None:
+    backend = open_inline(path, TABLES)
+    try:
+        leases = Lessor(backend)
+        Store(backend, leases)
+        leases.keys(5)
+    finally:
+        asyncio.run(backend.close())
