@@ -14,6 +14,7 @@ from tests.crash.catch_up import Straggler
 from tests.crash.examine import Outcome
 from tests.crash.history import History, everything
 from tests.crash.place import fast_place
+from tests.crash.state import Specimen
 from tests.faultfs import NoCompiler
 
 
@@ -33,6 +34,7 @@ def main() -> int:
     damaging = commands.add_parser("damage", help="damage files, and print what comes of it")
     damaging.add_argument("--flips", type=int, default=50, help="flipped bits in each part of each file")
     damaging.add_argument("--seed", type=int, default=1)
+    damaging.add_argument("--keys", type=int, default=3000, help="in the state that is asked everything")
     arguments = parser.parse_args()
     directory = arguments.directory or Path(
         tempfile.mkdtemp(prefix="kvstore-crash-", dir=fast_place(Path(tempfile.gettempdir())))
@@ -44,7 +46,7 @@ def main() -> int:
         if arguments.command == "catch-up":
             return _catch_up(directory, arguments.points)
         if arguments.command == "damage":
-            return _damage(directory, arguments.flips, arguments.seed)
+            return _damage(directory, arguments.flips, arguments.seed, arguments.keys)
         return _cut_power(directory, arguments.cuts, arguments.seeds)
     except NoCompiler as reason:
         print(reason, file=sys.stderr)
@@ -93,10 +95,11 @@ def _catch_up(directory: Path, count: int) -> int:
     return 0
 
 
-def _damage(directory: Path, flips: int, seed: int) -> int:
+def _damage(directory: Path, flips: int, seed: int, keys: int) -> int:
     with damage.Patients(directory) as patients:
         findings = patients.suffer_all(damage.whole_files(patients.root))
         findings.all += patients.suffer_all(damage.flips(patients.root, flips, seed)).all
+    findings.all += Specimen(directory / "specimen", keys, seed).suffer_all(flips, seed).all
     for line in findings.of(Outcome.STOPPED, Outcome.DIED, Outcome.SERVED):
         print(line)
     print(findings.table())

@@ -12,10 +12,11 @@ import lmdb
 import pytest
 
 from kvstore.storage.datadir import DataDirectory
-from kvstore.storage.meta import FORMAT
+from kvstore.storage.meta import CLUSTER_KEY, FORMAT
+from kvstore.storage.seal import SEAL_SIZE
 from tests.cluster.harness.binary import kvstored
 from tests.crash.power import Cut
-from tests.crash.upgrade import APPLIED, FORMATS, STEPPED
+from tests.crash.upgrade import APPLIED, ROWS
 from tests.faultfs import FaultFs, NoCompiler, trace
 from tests.faultfs.disk import Disk, write_tree
 from tests.storage.test_datadir import IDENTITY, close, open_stores
@@ -35,11 +36,12 @@ def run(how: str, faults: FaultFs) -> None:
     )
 
 
-def has_stepped(path: Path) -> bool:
+def is_sealed(path: Path) -> bool:
+    """Whether the rows of an environment are those of the newest format."""
     with lmdb.open(os.fspath(path), max_dbs=64, readonly=True, lock=False) as env:
         table = env.open_db(b"meta", create=False)
         with env.begin(db=table) as txn:
-            return txn.get(STEPPED) is not None
+            return len(txn.get(CLUSTER_KEY) or b"") == 8 + SEAL_SIZE
 
 
 @pytest.mark.timeout(300)
@@ -67,16 +69,17 @@ async def test_an_upgrade_that_loses_power_is_done_again_and_loses_nothing(place
             environments = log_and_state(left / "data")
             if {format_of(path) for path in environments} == {FORMAT}:
                 found_new += 1
-                assert all(map(has_stepped, environments)), f"it says that the step is done: {cut}"
+                assert all(map(is_sealed, environments)), f"it says that the step is done: {cut}"
             else:
                 found_old += 1
-            directory = DataDirectory.open(left / "data", formats=FORMATS)
+            directory = DataDirectory.open(left / "data")
             assert directory.identity == IDENTITY
             stores = open_stores(directory)
             assert (stores.wal.last_index(), stores.backend.applied.index) == (10, APPLIED), str(cut)
+            assert list(stores.backend.table("current").scan(b"", None)) == ROWS, str(cut)
             await close(stores)
             directory.close()
-            assert all(map(has_stepped, environments)), str(cut)
+            assert all(map(is_sealed, environments)), str(cut)
             shutil.rmtree(left)
     assert found_old
     assert found_new

@@ -10,45 +10,37 @@ import sys
 from pathlib import Path
 from typing import Final
 
-from kvstore.storage.batch import WriteBatch
+from kvstore.storage import backend
 from kvstore.storage.datadir import DataDirectory
-from kvstore.storage.engine import Engine
-from kvstore.storage.formats import Formats
-from kvstore.storage.meta import FORMAT, META
+from tests.storage.harness import TABLES
+from tests.storage.older import become_format_2
 from tests.storage.test_datadir import make_member
-from tests.storage.test_formats import log_and_state, set_format
-
-STEPPED: Final = b"stepped"
-"""Key of the row that the step adds to the log and to the state."""
+from tests.storage.test_formats import log_and_state
 
 APPLIED: Final = 4
 """The entry that the directory's state is at."""
 
-
-def step(log: Path, state: Path) -> None:
-    """Add a row to both environments, one after the other."""
-    for path in (log, state):
-        batch = WriteBatch()
-        batch.put(META.name, [(STEPPED, b"x" * 5_000)])
-        engine = Engine(path, [META])
-        try:
-            engine.commit([batch.operations])
-        finally:
-            engine.close()
+ROWS: Final = [(b"%04d" % number, b"value %d " % number * 10) for number in range(300)]
+"""The rows of the directory's state."""
 
 
-FORMATS: Final = Formats(FORMAT, {FORMAT - 1: step})
+async def _make(path: Path) -> None:
+    await make_member(path, applied=APPLIED)
+    state = backend.open_inline(log_and_state(path)[1], TABLES[1:])
+    for key, value in ROWS:
+        state.table("current").put(key, value)
+    await state.flush_all()
+    await state.close()
 
 
 def main() -> None:
     """Do as told."""
     how, path = sys.argv[1], Path(sys.argv[2])
     if how == "new":
-        DataDirectory.open(path, formats=FORMATS).close()
+        DataDirectory.open(path).close()
         return
-    asyncio.run(make_member(path, applied=APPLIED))
-    for environment in log_and_state(path):
-        set_format(environment, FORMAT - 1)
+    asyncio.run(_make(path))
+    become_format_2(path)
 
 
 if __name__ == "__main__":
