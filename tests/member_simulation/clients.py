@@ -414,7 +414,7 @@ class Worker(Client):
             await self._renew(self._lease)
 
     async def _grant(self) -> None:
-        ttl = self.chance.choice((2, 3, 5, 8))
+        ttl = self.chance.choice((2, 3, 5, 8, 20))
         asked = self.cluster.timeline.now
         answer = await self.call("Lease/LeaseGrant", pb.LeaseGrantRequest(TTL=ttl), pb.LeaseGrantResponse)
         lease = HeldLease(answer.ID, answer.TTL, asked + answer.TTL / self.cluster.fastest)

@@ -9,7 +9,7 @@ from typing import Any
 from unittest.mock import patch
 
 from kvstore.lease.lessor import Lessor
-from kvstore.mvcc.watch import WatchStream
+from kvstore.mvcc.watch import WatchHub, WatchStream
 from kvstore.pb import rpc_pb2
 from kvstore.rpc import Promise
 from kvstore.server.leases import LeaseKeeper
@@ -96,6 +96,29 @@ def _watch_from_the_next_revision(original: Callable[..., Any]) -> Callable[...,
     return create
 
 
+def _skip_what_a_snapshot_brought(original: Callable[..., Any]) -> Callable[..., Any]:
+    def reload(self: Any) -> None:
+        self._store.take_events()
+        self.notified_revision = self._store.revision
+
+    return reload
+
+
+def _let_checkpoints_outlive_renewals(original: Callable[..., Any]) -> Callable[..., Any]:
+    return lambda self, lease_id: None
+
+
+def _keep_the_leases_from_before_a_snapshot(original: Callable[..., Any]) -> Callable[..., Any]:
+    def reload(self: Any) -> None:
+        known = self._leases
+        original(self)
+        if getattr(self, "loaded", False):
+            self._leases = known
+        self.loaded = True
+
+    return reload
+
+
 def _forget_the_configuration(original: Callable[..., Any]) -> Callable[..., Any]:
     def set_conf_state(self: Any, state: Any) -> None:
         self.conf_state = state
@@ -142,6 +165,15 @@ FAULTS: tuple[Fault, ...] = (
         _watch_from_the_next_revision,
         "told of|misses|every watch",
     ),
+    Fault(
+        "watches miss what a snapshot brought",
+        WatchHub,
+        "reload",
+        _skip_what_a_snapshot_brought,
+        "told of|misses|every watch",
+    ),
+    Fault("checkpoints outlive renewals", Lessor, "owed_checkpoint", _let_checkpoints_outlive_renewals, "promised"),
+    Fault("leases are those from before a snapshot", Lessor, "reload", _keep_the_leases_from_before_a_snapshot, ""),
     Fault("the configuration is not stored", State, "set_conf_state", _forget_the_configuration, ""),
     Fault(
         "the log is cut before the state is flushed", State, "_cut_log", _cut_what_is_not_flushed, "log begins after"

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Callable, Collection, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -106,9 +107,12 @@ class Group:
 
 
 class Host:
-    """The place of one member."""
+    """The place of one member.
 
-    def __init__(self, group: Group, config: Config, rate: float) -> None:
+    rate: of its clock. checkpoint_seconds: how often, while it leads, it has the others note what is left of leases.
+    """
+
+    def __init__(self, group: Group, config: Config, rate: float, checkpoint_seconds: float) -> None:
         self.name = config.name
         self.config = config
         self.peer_url = str(config.initial_advertise_peer_urls[0])
@@ -123,6 +127,7 @@ class Host:
         self._group = group
         self._timeline = group.timeline
         self._rate = rate
+        self._checkpoint_seconds = checkpoint_seconds
         self._disks: Disks | None = None
         self._stop: asyncio.Event | None = None
         self._leading = 0
@@ -325,6 +330,9 @@ class Host:
                 self._guarded(partial(self._check_promise, log, message))
             send(to, messages)
 
+        # No daemon is told another interval, and in five minutes a world is over.
+        lessor = state.lessor
+        lessor._config = replace(lessor._config, checkpoint_interval=self._checkpoint_seconds)
         # The parts call each other by these names; nothing of theirs has to know.
         state.apply = checked_apply  # type: ignore[method-assign]
         state.turn_ended = checked_turn  # type: ignore[method-assign]

@@ -12,6 +12,7 @@ import contextlib
 import random
 import shutil
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -53,6 +54,7 @@ class Temper:
     stop: int
     pause: int
     part: int
+    lag: int
     network: int
     disk: int
     writer: int
@@ -70,6 +72,7 @@ class Temper:
             stop=chance.choice((0, 1)),
             pause=chance.choice((0, 1, 3)),
             part=chance.choice((0, 3, 6)),
+            lag=chance.choice((0, 2, 6)),
             network=chance.choice((0, 1, 2)),
             disk=chance.choice((0, 1, 2)),
             writer=chance.choice((0, 0, 1)),
@@ -103,9 +106,12 @@ class World:
         self.undecided = False
         self.hosts: list[Host] = []
         self._quiet = False
+        self._leaving: set[int] = set()
+        self._life: Counter[int] = Counter()
         self._options = self._draw_options()
         self._rates = chance.choice(((1.0,), (1.0,), (0.98, 1.0, 1.02)))
         self.fastest = max(self._rates)
+        self._checkpoint_seconds = chance.choice((1.0, 3.0, 300.0))
         if self._options["auto_compaction_retention"]:
             self.truth.on_compaction = self.scribe.compacted
         self._found(members or chance.choice((1, 2, 3, 3, 3, 4, 5)))
@@ -194,9 +200,11 @@ class World:
             self._add_host(number, addresses, "new")
 
     def _add_host(self, number: int, cluster: Mapping[str, tuple[Url, ...]], state: str) -> Host:
+        life = self._life[number]
+        self._life[number] += 1
         config = Config(
             name=f"m{number}",
-            data_dir=self.directory / f"m{number}",
+            data_dir=self.directory / f"m{number}.{life}",
             listen_peer_urls=(_url(number, 2380),),
             initial_advertise_peer_urls=(_url(number, 2380),),
             listen_client_urls=(_url(number, 2379),),
@@ -205,8 +213,10 @@ class World:
             initial_cluster_state=state,  # type: ignore[arg-type]
             **self._options,  # type: ignore[arg-type]
         )
-        host = Host(self.group, config, self.chance.choice(self._rates))
+        host = Host(self.group, config, self.chance.choice(self._rates), self._checkpoint_seconds)
         host.disk.seconds = self.chance.choice((0.0002, 0.001, 0.005))
+        # Clients tell by it what they were told by one process from what the next one says.
+        host.incarnation = 1_000_000 * life
         self.hosts.append(host)
         return host
 
@@ -235,6 +245,7 @@ class World:
             (self._stop, temper.stop),
             (self._pause, temper.pause),
             (self._part, temper.part),
+            (self._leave_behind, temper.lag),
             (self._change_network, temper.network),
             (self._change_disk, temper.disk),
             (self._break_writer, temper.writer),
@@ -301,7 +312,28 @@ class World:
                 if sides[source] != sides[target] and not (one_way and sides[source]):
                     cut.add((source, target))
         self.timeline.note(f"parted: {[name for name, side in sides.items() if side]}{' one way' * one_way}")
-        healing = chance.choice((0.5, 2.0, 8.0, 20.0)) * chance.random()
+        self._heal_after(chance.choice((0.5, 2.0, 8.0, 20.0)) * chance.random())
+
+    def _leave_behind(self) -> None:
+        """Part one member from the others, not from clients: who watches there stays, and is to miss nothing."""
+        chance, cut = self.chance, self.network.cut
+        followers = [host for host in self._running() if not host.leads]
+        if not followers:
+            return
+        cut.clear()
+        behind = chance.choice(followers).name
+        for host in self.hosts:
+            if host.name != behind:
+                cut.update(((host.name, behind), (behind, host.name)))
+        self.timeline.note(f"{behind} is left behind")
+        healing = chance.uniform(1.0, 12.0)
+        self._heal_after(healing)
+        if chance.random() < 0.5:
+            # While the others send it a copy of what they have, they forget their past, or it does.
+            self.timeline.after(healing + chance.uniform(0.0, 2.0), self._compact)
+
+    def _heal_after(self, seconds: float) -> None:
+        cut = self.network.cut
         parted = set(cut)
 
         def heal() -> None:
@@ -309,7 +341,13 @@ class World:
                 self.timeline.note("together again")
                 cut.clear()
 
-        self.timeline.after(healing, heal)
+        self.timeline.after(seconds, heal)
+
+    def _compact(self) -> None:
+        host = self._one()
+        if host is not None and self.book.floor > 1:
+            request = pb.CompactionRequest(revision=self.book.floor, physical=self.chance.random() < 0.3)
+            self._operate(host, "KV/Compact", request, pb.CompactionResponse)
 
     def _change_network(self) -> None:
         chance, habits = self.chance, self.network.habits
@@ -370,8 +408,15 @@ class World:
             self.operator.go(self._remove_member)
 
     async def _add_member(self) -> None:
-        self._numbers += 1
-        number = self._numbers
+        gone = [host for host in self.hosts if host.removed and host.loop is None]
+        if gone and self.chance.random() < 0.5:
+            # Somebody's machine comes back with nothing on it.
+            again = self.chance.choice(gone)
+            self.hosts.remove(again)
+            number = int(again.name[1:])
+        else:
+            self._numbers += 1
+            number = self._numbers
         url = _url(number, 2380)
         learner = self.chance.random() < 0.7
         request = pb.MemberAddRequest(peerURLs=[str(url)], isLearner=learner)
@@ -399,6 +444,13 @@ class World:
 
     async def _remove_member(self) -> None:
         host = self.chance.choice([host for host in self.hosts if not host.removed and host.member_id])
+        voters = [member.ID for member in self._known_members() if not member.isLearner]
+        staying = [member for member in voters if member not in self._leaving]
+        if host.member_id in voters and len(staying) <= 2:
+            # Of two, one that is told first that it is removed is gone, and the other may have to ask it for its vote
+            # if it dies before it has written down that it is alone.
+            return
+        self._leaving.add(host.member_id)
         self.operator.choose()
         with contextlib.suppress(RpcError):
             request = pb.MemberRemoveRequest(ID=host.member_id)
