@@ -227,6 +227,12 @@ GROUPS: Final[Mapping[str, tuple[Flag, ...]]] = {
             zero_is_default=True,
         ),
         Flag("snapshot-catchup-entries", "5000", "Entries kept behind a cut of the log.", parse_integer),
+        Flag(
+            "experimental-memory-mlock",
+            "false",
+            "Lock what is read of the state into memory, as RLIMIT_MEMLOCK allows.",
+            parse_bool,
+        ),
     ),
     "Consistency": (
         Flag(

@@ -199,6 +199,7 @@ class Config:
     feature_gates: frozenset[str] = frozenset()
     """What is switched on, by etcd's names."""
 
+    experimental_memory_mlock: bool = False
     unsafe_no_fsync: bool = False
 
     def __post_init__(self) -> None:

@@ -154,7 +154,11 @@ class _Storage:
                 BackendOptions(
                     flush_seconds=config.backend_batch_interval,
                     flush_operations=config.backend_batch_limit,
-                    engine=EngineOptions(count_free=True, unsafe_no_fsync=config.unsafe_no_fsync),
+                    engine=EngineOptions(
+                        count_free=True,
+                        unsafe_no_fsync=config.unsafe_no_fsync,
+                        lock_memory=config.experimental_memory_mlock,
+                    ),
                 ),
                 _events("state", disk, fail, times.state_committed),
                 keep_open,

@@ -52,11 +52,13 @@ class EngineOptions:
     map_size: bytes of address space to begin with; doubled whenever it is full.
     count_free: tell with every commit how much of the file is free; costs reading the list of free pages.
     unsafe_no_fsync: do not wait for the disk. A power cut may then destroy the file. Never a default.
+    lock_memory: where the file is read beside its writer, lock its pages into memory.
     """
 
     map_size: int = 1024 * MIB
     count_free: bool = False
     unsafe_no_fsync: bool = False
+    lock_memory: bool = False
 
 
 class Engine:

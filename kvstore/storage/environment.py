@@ -153,7 +153,8 @@ def open_with_process(
     sizes = engine.measure()
     engine.close()
     writer = ProcessWriter(path, tables, options, loop=asyncio.get_running_loop(), keep_open=keep_open)
-    return Environment(path, tables, writer, FileReading(path, tables, ResidentMap(path / DATA_FILE)), sizes)
+    resident = ResidentMap(path / DATA_FILE, lock=options.lock_memory)
+    return Environment(path, tables, writer, FileReading(path, tables, resident), sizes)
 
 
 def open_with_journal(

@@ -117,9 +117,10 @@ class ResidentMap:
             self._may_lock = True
             return
         limit, _ = resource.getrlimit(resource.RLIMIT_MEMLOCK)
+        allowed = "unlimited" if limit == resource.RLIM_INFINITY else f"{limit >> 10} KiB"
         message = (
-            f"{self._file}: {end >> 20} MiB of it cannot be locked into memory: {os.strerror(code)}; the limit of this "
-            f"process is {limit / 2**20:.0f} MiB (ulimit -l, or LimitMEMLOCK= of its unit)"
+            f"{self._file}: {end >> 10} KiB of it cannot be locked into memory: {os.strerror(code)}; the limit of this "
+            f"process is {allowed} (ulimit -l, or LimitMEMLOCK= of its unit)"
         )
         if not self._may_lock:
             raise StorageError(message)

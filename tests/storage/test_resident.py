@@ -191,12 +191,12 @@ def test_a_limit_on_locking_is_an_error_at_first_and_in_the_log_later(tmp_path: 
         return done.stdout.splitlines(), done.stderr
 
     out, _ = said(1 * MIB, 2)
-    assert out[0].startswith(f"refused: {os.path.realpath(file)}: 2 MiB of it cannot be locked into memory: ")
-    assert out[0].endswith("the limit of this process is 1 MiB (ulimit -l, or LimitMEMLOCK= of its unit)")
+    assert out[0].startswith(f"refused: {os.path.realpath(file)}: 2048 KiB of it cannot be locked into memory: ")
+    assert out[0].endswith("the limit of this process is 1024 KiB (ulimit -l, or LimitMEMLOCK= of its unit)")
     out, err = said(4 * MIB, 2, 3, 5, 6)
     assert out == ["taken"] * 4
     assert err.count("cannot be locked into memory") == 1
-    assert "5 MiB of it" in err
+    assert "5120 KiB of it" in err
 
 
 @needs_asking_ahead
@@ -227,3 +227,14 @@ async def test_the_pages_of_a_state_are_there_after_opening_and_as_it_grows(tmp_
     await backend.defragment()
     await until(all_there)
     await backend.close()
+
+
+@pytest.mark.skipif(not may_lock(MIB), reason="this user may not lock so much")
+async def test_the_pages_of_a_state_are_locked_if_its_options_say_so(tmp_path: Path) -> None:
+    file = tmp_path / "data.mdb"
+    for lock in (False, True):
+        backend = backends.open_with_process(
+            tmp_path, TABLES[1:], BackendOptions(engine=EngineOptions(lock_memory=lock))
+        )
+        assert (int(mapping(file)["Locked"]) > 0) is lock
+        await backend.close()
