@@ -152,7 +152,11 @@ GROUPS: Final[Mapping[str, tuple[Flag, ...]]] = {
         Flag("grpc-keepalive-timeout", "20s", "Time a pinged client has to answer.", parse_duration),
         Flag("socket-reuse-port", "false", "Listen with SO_REUSEPORT.", parse_bool),
         Flag("socket-reuse-address", "false", "Listen with SO_REUSEADDR.", parse_bool),
-        Flag("grpc-server", "ngh2", "Server of clients: ngh2, or grpcio, which is slower. Not a flag of etcd."),
+        Flag(
+            "grpc-server",
+            "ngh2",
+            "Server of clients: ngh2, or grpcio: slower, without limits on clients that do not read. Not etcd's.",
+        ),
     ),
     "Clustering": (
         Flag(

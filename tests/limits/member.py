@@ -76,7 +76,8 @@ class MemoryWatch:
     def _run(self) -> None:
         while not self._stop.wait(SAMPLE_SECONDS):
             self.peak = max(self.peak, self.now())
-            self.peak_alone = max(self.peak_alone, anonymous_bytes(self._alone))
+            with suppress(OSError):
+                self.peak_alone = max(self.peak_alone, anonymous_bytes(self._alone))
 
     def close(self) -> None:
         """Stop sampling."""

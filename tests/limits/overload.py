@@ -27,14 +27,14 @@ def overload_member(member: Member, factor: float, seconds: float) -> tuple[Repo
     rate = factor * possible.answered / possible.seconds
     report = Report(f"requests at {factor:g} times what is possible")
     with Bystander(member.endpoint) as bystander, Register([member.endpoint]) as register:
-        wait_until(lambda: bystander.served >= 10, "the bystander is served", 20)
+        wait_until(lambda: bystander.served >= 10, "the bystander is served", 60)
         memory = MemoryWatch(member)
         before = bystander.served
         outcome = flood.run(Flood(member.client_port, rate, seconds))
         served = bystander.served - before
         report.during = memory.now()
         after = bystander.served
-        wait_until(lambda: bystander.served >= after + 20, "the bystander is served afterwards", 30)
+        wait_until(lambda: bystander.served >= after + 20, "the bystander is served afterwards", 120)
         recovered = sorted(bystander.latencies[-20:])[10]
         report.take(memory, bystander)
         memory.close()

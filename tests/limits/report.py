@@ -12,7 +12,10 @@ from tests.limits.member import MIB, MemoryWatch
 
 @dataclass(slots=True)
 class Report:
-    """Memory in bytes, of the member and its writers together. notes: more lines, as name and text."""
+    """Memory in bytes, of the member and its writers together. notes: more lines, as name and text.
+
+    peak_alone: of the member's own process. processes: how many more it had in the end than before.
+    """
 
     title: str
     before: int = 0
@@ -26,6 +29,7 @@ class Report:
     wrong: int = 0
     bystander_refused: Counter[str] = field(default_factory=Counter)
     standing: Standing = field(default_factory=Standing)
+    processes: int = 0
     notes: list[tuple[str, str]] = field(default_factory=list)
 
     def take(self, memory: MemoryWatch, bystander: Bystander) -> None:

@@ -154,8 +154,11 @@ def never_reading(
         open_before, processes_before = descriptors(member), len(processes_of(member))
         began = time.monotonic()
         crowds = [stack.enter_context(Crowd(_errand(errand, kind), 2)) for kind in kinds.values()]
-        standings = [crowd.opened() for crowd in crowds]
-        opened, refused = sum(each.opened for each in standings), sum(each.refused for each in standings)
+        standing = report.standing
+        for crowd in crowds:
+            opened = crowd.opened()
+            standing.opened += opened.opened
+            standing.refused += opened.refused
         seen, until = bystander.served, time.monotonic() + held_seconds
         wait_until(
             lambda: bystander.served >= seen + 20 and time.monotonic() > until,
@@ -163,8 +166,8 @@ def never_reading(
             300,
         )
         report.during = memory.now()
-        alive = sum(crowd.ask().alive for crowd in crowds)
-        processes = len(processes_of(member)) - processes_before
+        standing.alive = sum(crowd.ask().alive for crowd in crowds)
+        report.processes = len(processes_of(member)) - processes_before
         beside = bystander.latencies[alone:]
         for crowd in crowds:
             crowd.close()
@@ -174,8 +177,8 @@ def never_reading(
     report.notes += [
         ("seconds", f"{time.monotonic() - began:.1f}"),
         ("longest beside", f"{max(beside, default=0.0) * 1e3:.0f} ms of {len(beside)} calls"),
-        ("connections", f"{opened} opened, {refused} refused, {alive} alive at the end"),
-        ("processes", f"{processes} more at the end"),
+        ("connections", f"{standing.opened} opened, {standing.refused} refused, {standing.alive} alive at the end"),
+        ("processes", f"{report.processes} more at the end"),
     ]
     return report
 
