@@ -62,13 +62,18 @@ class Reader:
         row = self.current.get(key)
         if row is not None and (revision >= self.head or row[MOD_AT] <= revision.to_bytes(8, "big")):
             return row
+        if row is None:
+            self.current.check_absent(key)
         if revision >= self.head:
             return None
         return self._past_row(key, REVISION.pack(revision, MAX_SUB) + _ALL)
 
     def _past_row(self, key: bytes, bound: bytes) -> bytes | None:
         last = self.past.last_at_most(key, bound)
-        if last is None or last[REVISION_SIZE]:
+        if last is None:
+            self.past.check_absent(key)
+            return None
+        if last[REVISION_SIZE]:
             return None
         event = self.history.get(last[:REVISION_SIZE])
         if event is None:

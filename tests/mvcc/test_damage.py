@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,6 +16,7 @@ from kvstore.mvcc.store import Store
 from kvstore.pb import rpc_pb2 as pb
 from kvstore.storage.backend import open_inline
 from kvstore.storage.errors import CorruptStore
+from kvstore.storage.pages import DATA_FILE
 from tests.mvcc.harness import TABLES, Harness, Sink
 
 KEYS = [b"key/%02d" % number for number in range(20)]
@@ -46,6 +48,23 @@ def damage(harness: Harness, table: str, key: bytes, change: Callable[[bytes, by
     harness.backend._rebase()
 
 
+def damage_key(harness: Harness, key: bytes, other: bytes) -> None:
+    """Change a key where it stands on its page, whatever order that makes."""
+    file = harness.path / DATA_FILE
+    with harness.backend._env.reading.begin()[0] as txn:
+        stored = txn.get(key, db=harness.backend._env.reading.begin()[1]["current"].main)
+    assert stored is not None
+    data = file.read_bytes()
+    assert key + stored in data
+    with file.open("r+b") as stream:
+        # In place: what is mapped is this file. Pages that are free may hold it, too.
+        at = -1
+        while (at := data.find(key + stored, at + 1)) >= 0:
+            stream.seek(at)
+            stream.write(other)
+    harness.backend._rebase()
+
+
 def flipped(bit: int) -> Callable[[bytes, bytes], tuple[bytes, bytes]]:
     def change(key: bytes, stored: bytes) -> tuple[bytes, bytes]:
         at = bit % (8 * len(stored))
@@ -70,6 +89,41 @@ READS: list[pb.RangeRequest] = [
     pb.RangeRequest(key=b"\0", range_end=b"\0", limit=15, sort_order=pb.RangeRequest.DESCEND),
     pb.RangeRequest(key=b"\0", range_end=b"\0", sort_target=pb.RangeRequest.VALUE),
 ]
+
+
+@pytest.mark.parametrize("where", [b"key/0w", b"key/\xb07", b"aey/07", b"zey/07"])
+def test_a_key_that_has_become_another_is_not_said_to_be_missing(harness: Harness, where: bytes) -> None:
+    damage_key(harness, VICTIM, where)
+    for revision in (0, 40):
+        with pytest.raises(CorruptStore):
+            get(harness, VICTIM, revision)
+    for key in KEYS:
+        # Lookups of other keys may come by, and go astray.
+        with contextlib.suppress(CorruptStore):
+            assert b"second of " + key in get(harness, key)
+
+
+def test_what_is_not_there_is_missing_whatever_is_beside_it(harness: Harness) -> None:
+    store = harness.store
+    store.put(pb.PutRequest(key=b"key/07/new", value=b"not on disk yet"))
+    store.delete_range(pb.DeleteRangeRequest(key=KEYS[3]))
+    for flushed in (False, True):
+        for key in (
+            b"a",
+            b"key/0",
+            b"key/03",
+            b"key/04/",
+            b"key/07/",
+            b"l",
+            b"long/" + b"k" * 475,
+            b"zzz",
+            LONG + b"-",
+        ):
+            assert get(harness, key) == b"", (key, flushed)
+        assert b"second of key/03" in get(harness, KEYS[3], store.revision - 1)
+        assert get(harness, b"key/07/new", store.revision - 2) == b""
+        assert get(harness, KEYS[3], 2) == b""
+        harness.backend.flush()
 
 
 @pytest.mark.parametrize("bit", [0, 9, 100, 180, 250, 320, 400, 500, -1, -33])
