@@ -30,12 +30,16 @@ class GaveUp(Exception):
 
 
 class Failure(Exception):
-    """The order cannot go on. `keys`: those whose state does not fit; None if it may be anything."""
+    """The order cannot go on. `keys`: those whose state does not fit; None if it may be anything.
 
-    def __init__(self, violation: Violation, keys: Iterable[bytes] | None = None) -> None:
+    timely: whether it would not go on either if earlier calls had happened earlier.
+    """
+
+    def __init__(self, violation: Violation, keys: Iterable[bytes] | None = None, timely: bool = True) -> None:
         super().__init__(str(violation))
         self.violation = violation
         self.keys = None if keys is None else frozenset(keys)
+        self.timely = timely
 
 
 @dataclass(slots=True)
@@ -144,7 +148,7 @@ class Replay:
         """Undo to the last guess that can have to do with a failure, and take the next one there."""
         if self._deepest is None or revision > self._deepest[0]:
             self._deepest = (revision, failure.violation)
-        keys = None if failure.keys is None else self._related(failure.keys)
+        keys = self._related(failure)
         while self._guesses:
             guess = self._guesses[-1]
             if keys is not None and not guess.touches(keys):
@@ -162,9 +166,9 @@ class Replay:
             return guess.revision, following
         return None
 
-    def _related(self, keys: Keys) -> Keys:
-        """The keys whose state can decide what was done to any of these."""
-        return self._candidates.related(keys)
+    def _related(self, failure: Failure) -> Keys | None:
+        """The keys whose state can have led to a failure; None if it may be anything."""
+        return self._candidates.related(failure.keys) if failure.keys is not None and failure.timely else None
 
     def _undo(self, revision: int) -> None:
         timeline = self.timeline
@@ -254,7 +258,7 @@ class Replay:
             moment, by = floor
         late = self.lives.overdue(moment, timeline.store)
         if late is not None:
-            raise Failure(*late)
+            raise Failure(*late, timely=False)
         if author is not None and author.result is not None and moment > author.end:
             raise Failure(_out_of_order(author, revision, by))
         timeline.store.commit(writes)
@@ -336,8 +340,8 @@ class HastyReplay(Replay):
     It may pass over the order that there is. What it finds is an order all the same.
     """
 
-    def _related(self, keys: Keys) -> Keys:
-        return keys
+    def _related(self, failure: Failure) -> Keys | None:
+        return failure.keys
 
 
 def find_order(plan: Plan, budget: int) -> tuple[Timeline | None, Violation | None]:

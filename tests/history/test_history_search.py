@@ -10,11 +10,27 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.history.check import check
 from tests.history.generate import Shape, generate
 from tests.history.linear import GaveUp, HastyReplay, Replay
-from tests.history.model import History, Outcome, PutResult, RangeResult
+from tests.history.model import (
+    Compare,
+    Grant,
+    GrantResult,
+    History,
+    Outcome,
+    Put,
+    PutResult,
+    Range,
+    RangeResult,
+    Revoke,
+    RevokeResult,
+    Txn,
+    WatchResponse,
+)
 from tests.history.oracle import Oracle, within_reach
 from tests.history.plan import make
+from tests.history.script import Script, kv, shown
 from tests.history.search import Search, Timed
 
 
@@ -147,3 +163,54 @@ def test_a_search_beyond_its_budget_says_so() -> None:
 def test_what_could_not_be_placed_is_named() -> None:
     found = Search([Timed(0, 1, ("write", 1)), Timed(2, 3, ("read", 2))], register, 100).run(0)
     assert found.stuck == ("read", 2)
+
+
+# --- going back -----------------------------------------------------------------------------------------------------
+
+
+def puts(script: Script, *keys: bytes, start: int = 0) -> None:
+    """Puts without an answer."""
+    for key in keys:
+        script.unknown("lost", start, start + 1, Put(key))
+
+
+def count_of_one(script: Script, start: int, key: bytes, revision: int, count: int) -> None:
+    script.answered("reader", start, start + 5, Range(key, count_only=True), RangeResult(revision, (), count))
+
+
+def test_a_transaction_without_an_answer_ties_keys_together() -> None:
+    # That x was not there at first was the fault of y, which the first guess put there.
+    script = Script()
+    puts(script, b"y", b"z")
+    script.unknown("lost", 0, 1, Txn((Compare(b"y", "create", "=", 0),), (Put(b"x"),)))
+    script.get("reader", 10, 20, b"x", 2)
+    count_of_one(script, 30, b"x", 3, 1)
+    assert HastyReplay(make(script.history, 0.01), 1000).run() is not None
+    assert check(script.history).ok, check(script.history).summary()
+
+
+def test_a_call_that_an_earlier_guess_holds_is_let_go_when_it_is_missed() -> None:
+    # Only z, which the first guess holds, and x can be what revision 3 wrote; and it was not x.
+    script = Script()
+    puts(script, b"z", b"w")
+    script.get("reader", 10, 20, b"q", 2)
+    puts(script, b"x", start=25)
+    count_of_one(script, 30, b"x", 3, 0)
+    watch = script.watch(start=3)
+    watch.key, watch.end = b"w", b""
+    watch.log.append(WatchResponse(50, 3))
+    assert check(script.history).ok, check(script.history).summary()
+
+
+def test_a_guess_that_comes_too_late_is_taken_back_whatever_it_writes() -> None:
+    # Both z and w can be what revision 3 wrote, but z was asked for after the lease had been revoked.
+    script = Script()
+    script.answered("a", 0, 1, Grant(100), GrantResult(1, 7, 100))
+    script.answered("a", 2, 3, Put(b"x", b"1", lease=7), PutResult(2))
+    puts(script, b"z", start=30)
+    puts(script, b"w")
+    script.answered("a", 10, 20, Revoke(7), RevokeResult(2))
+    kept = shown(3, kv(b"x", b"1", 2, lease=7))
+    script.answered("reader", 40, 50, Range(b"x", serializable=True), kept)
+    script.get("reader", 60, 70, b"x", 4)
+    assert check(script.history).ok, check(script.history).summary()
