@@ -303,6 +303,9 @@ class Wal:
     def _load(self) -> None:
         raw, handles = self._env.reading.begin()
         txn = ReadTransaction(raw, handles)
+        # All of them: a row whose key is damaged would be missing otherwise.
+        for _ in txn.items(META.name):
+            pass
         meta = _MetaRows(txn)
         self.identity = decode_identity(meta, self.path)
         if (stored := meta.get(HARD_STATE_KEY)) is not None:
