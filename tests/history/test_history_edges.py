@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 
 from tests.history import CheckOptions, check
+from tests.history.facts import gather
 from tests.history.generate import Shape, generate
 from tests.history.keyed import check_keys
 from tests.history.model import (
@@ -210,6 +211,26 @@ def test_a_long_history_without_a_watch_is_decided_with_few_guesses_taken_back()
 
 BUDGET = 8_000
 """Revisions; the hasty search may take back a quarter of them."""
+
+
+def test_a_key_that_was_seen_unchanged_was_not_written_meanwhile() -> None:
+    script = Script()
+    script.get("b", 0, 10, b"x", 5, kv(b"x", b"1", 3))
+    facts = gather(script.history)
+    assert [facts.excludes(revision, b"x") for revision in (3, 4, 5, 6)] == [False, True, True, False]
+
+
+def test_puts_in_answered_transactions_leave_no_room_for_a_guess() -> None:
+    script = Script()
+    script.put("a", 0, 5, b"x", b"1", 2)
+    for key in (b"x", b"y"):
+        script.unknown("lost", 6, 7, Put(key))
+    script.answered("a", 20, 25, Txn((), (Put(b"x", b"2"),)), TxnResult(4, True, (PutResult(4),)))
+    script.put("a", 30, 35, b"x", b"3", 5)
+    script.get("b", 40, 45, b"x", 5, kv(b"x", b"3", 5, create=2, version=3))
+    report = check(script.history, CheckOptions(budget=0))
+    assert report.violations == []
+    assert not any("too many ways" in text for text in report.undecided)
 
 
 # --- each key by itself ---------------------------------------------------------------------------------------------
