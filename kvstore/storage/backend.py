@@ -31,7 +31,7 @@ _FLUSH_OPERATIONS: Final = 300_000
 # A flush begins no sooner after the one before than so many times as long as that took.
 _FLUSH_DUTY: Final = 10
 _LONGEST_PAUSE: Final = 5.0
-# Changes that are on disk, in each turn of the loop: half a millisecond.
+# Objects of changes that are on disk, in each turn of the loop: half a millisecond.
 _LET_GO_AT_ONCE: Final = 4_000
 
 
