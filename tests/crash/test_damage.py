@@ -1,7 +1,6 @@
-"""A member whose files were damaged refuses to start, or says so when it reads, as far as there is anything to tell it.
+"""A member whose files were damaged refuses to start, or says so when it reads.
 
-There is nothing in the state yet: LMDB's pages have no checksums, and neither have the rows of its tables. Nor have the
-log's few rows beside its entries.
+Flipped bits in the state are looked at in test_state.py: a member's directory holds too little of one to tell much.
 """
 
 from __future__ import annotations
