@@ -114,6 +114,9 @@ def compare(plan: Plan, directory: Path | None, json_file: Path, resume: bool = 
     except ServerFailed as error:
         raise CompareFailed(str(error)) from error
     click.echo(_table(results.rows))
+    for tested in programs:
+        click.echo(f"{tested.name}: {tested.version}")
+    click.echo(f"kvstored and the generator run on {sys.executable}")
     click.echo(f"over {plan.scale.many_keys:,} keys: range, memory, start; over {plan.scale.keys:,}: all others")
     click.echo(f"\nwritten to {json_file}")
 
@@ -252,6 +255,7 @@ def _to_json(plan: Plan, programs: tuple[Program, Program], rows: list[Row], beg
             "processors": os.cpu_count(),
             "system": platform.platform(),
             "python": platform.python_version(),
+            "interpreter": sys.executable,
         },
         "programs": {program.name: program.version for program in programs},
         "scale": asdict(plan.scale),

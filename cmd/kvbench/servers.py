@@ -38,7 +38,7 @@ class ServerFailed(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Program:
-    """A server program. version: one line."""
+    """A server program. version: what it says of itself, in one line."""
 
     name: str
     command: tuple[str, ...]
@@ -47,19 +47,21 @@ class Program:
 
 def kvstored() -> Program:
     """The daemon of this installation."""
-    return Program(OWN_NAME, (sys.executable, "-m", "kvstored"), _version((sys.executable, "-m", "kvstored")))
+    # -P: not what lies in the current directory, where sources would hide compiled modules.
+    command = (sys.executable, "-P", "-m", "kvstored")
+    # All of it: the interpreter and whether modules are compiled decide how fast it is.
+    return Program(OWN_NAME, command, ", ".join(_about(command)))
 
 
 def etcd() -> Program | None:
     """The etcd on the PATH, if there is one."""
     path = shutil.which("etcd")
-    return Program("etcd", (path,), _version((path,))) if path is not None else None
+    return Program("etcd", (path,), _about((path,))[0]) if path is not None else None
 
 
-def _version(command: tuple[str, ...]) -> str:
+def _about(command: tuple[str, ...]) -> list[str]:
     said = subprocess.run([*command, "--version"], capture_output=True, text=True, timeout=60, check=False)
-    lines = (said.stdout or said.stderr).strip().splitlines()
-    return lines[0] if lines else "unknown"
+    return (said.stdout or said.stderr).strip().splitlines() or ["unknown"]
 
 
 class _Member:

@@ -4,6 +4,7 @@ import platform
 from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, version
 
+from kvstored import runtime
 from kvstored.flags import FORMER, GROUPS, NOT_YET
 
 USAGE = """\
@@ -74,5 +75,6 @@ def version_text() -> str:
             f"etcd API Version: {API_VERSION}",
             f"Python Version: {platform.python_version()}",
             f"OS/Arch: {platform.system().lower()}/{platform.machine()}",
+            f"Modules: {runtime.kind_of_modules()}",
         )
     )

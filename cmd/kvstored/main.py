@@ -7,6 +7,7 @@ the signal's number after a second signal.
 import asyncio
 import faulthandler
 import os
+import platform
 import signal
 import sys
 from collections.abc import Callable, Coroutine, Mapping, Sequence
@@ -117,7 +118,13 @@ def run_member(config: Config, logger: FilteringBoundLogger, serve: Serve) -> in
     runtime.tune()
     before, after = runtime.raise_descriptor_limit()
     logger.info(
-        "starting", name=config.name, data_dir=str(config.data_dir), descriptors=after, descriptors_before=before
+        "starting",
+        name=config.name,
+        data_dir=str(config.data_dir),
+        descriptors=after,
+        descriptors_before=before,
+        python=platform.python_version(),
+        modules=runtime.kind_of_modules(),
     )
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:

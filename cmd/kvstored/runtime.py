@@ -36,6 +36,13 @@ def settle() -> None:
     gc.enable()
 
 
+def kind_of_modules() -> str:
+    """How the modules that can be compiled (setup.py) are run: `compiled` or `interpreted`."""
+    import raft.raft  # here, so that --help need not wait for it
+
+    return "interpreted" if raft.raft.__file__.endswith(".py") else "compiled"
+
+
 def raise_descriptor_limit() -> tuple[int, int]:
     """Allow as many file descriptors as the system lets this process have. The limit before and after."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)

@@ -7,7 +7,7 @@ library, because the writer process imports this too and should start fast.
 
 import struct
 from collections.abc import Iterable
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from kvstore.storage.seal import SEAL_SIZE
 
@@ -23,11 +23,13 @@ TRAILER = struct.Struct(">qqqqIIB4x")
 where the KeyValue begins, and room for the seal that storage puts on it. Both places count from the row's start."""
 TRAILER_SIZE = TRAILER.size
 
-MOD_AT = slice(-37, -29)
-"""Where the mod revision is in a `current` row: eight bytes, big-endian, so that they compare as the numbers do."""
-VERSION_AT = slice(-29, -21)
-LEASE_AT = slice(-21, -13)
-SUB_AT = slice(-13, -9)
+MOD_AT: Final = -37
+"""Where the mod revision begins in a `current` row: eight bytes, big-endian, so that they compare as the numbers do. It
+and those behind it end where the next begins."""
+VERSION_AT: Final = -29
+LEASE_AT: Final = -21
+SUB_AT: Final = -13
+OFFSETS_AT: Final = -9
 
 _pack_trailer = TRAILER.pack
 
@@ -35,7 +37,7 @@ _pack_trailer = TRAILER.pack
 _TAIL = struct.Struct(">qIIB4x")
 _TAIL_SIZE = _TAIL.size
 _unpack_tail = _TAIL.unpack_from
-_TAIL_AT = slice(-_TAIL_SIZE, -SEAL_SIZE)
+_SEAL_AT: Final = -SEAL_SIZE
 
 REVISION = struct.Struct(">QI")
 """Main and sub revision: key of a history row, and a version in `past`."""
@@ -184,17 +186,17 @@ def without_values(rows: Iterable[tuple[bytes, bytes]]) -> bytes:
     """
     parts: list[bytes] = []
     add = parts.append
-    tail, frame, body = b"", b"", slice(0)
+    tail, frame, begin, end = b"", b"", 0, 0
     for _, row in rows:
-        if row[_TAIL_AT] != tail:
+        if row[LEASE_AT:_SEAL_AT] != tail:
             lease, _, value_at, body_at = _unpack_tail(row, len(row) - _TAIL_SIZE)
             size = value_at - body_at
             if lease or size >= 0x4000:
                 add(without_value(row))
                 continue
-            tail, frame, body = row[_TAIL_AT], _FRAMES[size], slice(body_at, value_at)
+            tail, frame, begin, end = row[LEASE_AT:_SEAL_AT], _FRAMES[size], body_at, value_at
         add(frame)
-        add(row[body])
+        add(row[begin:end])
     return b"".join(parts)
 
 

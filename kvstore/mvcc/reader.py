@@ -18,6 +18,7 @@ from kvstore.mvcc.encoding import (
     MOD_AT,
     REVISION,
     REVISION_SIZE,
+    VERSION_AT,
     current_row_of_history,
     key_of_history,
 )
@@ -60,7 +61,7 @@ class Reader:
     def row_at(self, key: bytes, revision: int) -> bytes | None:
         """A key's row at a revision that is not compacted."""
         row = self.current.get(key)
-        if row is not None and (revision >= self.head or row[MOD_AT] <= revision.to_bytes(8, "big")):
+        if row is not None and (revision >= self.head or row[MOD_AT:VERSION_AT] <= revision.to_bytes(8, "big")):
             return row
         if row is None:
             self.current.check_absent(key)
@@ -91,7 +92,7 @@ class Reader:
         following: bytes | None = present[-1][0] + b"\0" if len(present) >= limit else None
         stop = end if following is None else following
         newest = revision.to_bytes(8, "big")
-        found = {key: row for key, row in present if row[MOD_AT] <= newest}
+        found = {key: row for key, row in present if row[MOD_AT:VERSION_AT] <= newest}
         bound = REVISION.pack(revision, MAX_SUB) + _ALL
         looked_up = 0
         in_order = True

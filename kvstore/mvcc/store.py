@@ -19,6 +19,7 @@ from kvstore.mvcc.encoding import (
     LEASE_AT,
     MAX_SUB,
     MOD_AT,
+    OFFSETS_AT,
     PUT,
     REVISION,
     REVISION_SIZE,
@@ -282,7 +283,7 @@ class Store:
         keys = [key for key, _ in rows]
         places = [_pack_revision(revision, sub + number) for number in range(len(rows))]
         # The numbers in a row are big-endian as those of a place are.
-        replaced = [row[MOD_AT] + row[SUB_AT] + _VERSION for _, row in rows]
+        replaced = [row[MOD_AT:VERSION_AT] + row[SUB_AT:OFFSETS_AT] + _VERSION for _, row in rows]
         past = self._past.active
         if past.keys().isdisjoint(keys):
             # A deletion is the newest of the key's past, too.
@@ -296,12 +297,12 @@ class Store:
             bound = _pack_revision(self.compact_revision, MAX_SUB) + _DELETION
             for (_, row), old in zip(rows, replaced, strict=True):
                 if old < bound:
-                    kind = _KINDS[CREATE] if row[VERSION_AT] == _FIRST_VERSION else _KINDS[PUT]
+                    kind = _KINDS[CREATE] if row[VERSION_AT:LEASE_AT] == _FIRST_VERSION else _KINDS[PUT]
                     history[old[:REVISION_SIZE]] = kind + row[:-TRAILER_SIZE]
         events = encode_deletions(keys, revision)
         history.update(zip(places, events, strict=True))
         self._current.active.update(dict.fromkeys(keys))
-        if leased := [(key, row[LEASE_AT]) for key, row in rows if row[LEASE_AT] != _NO_LEASE]:
+        if leased := [(key, row[LEASE_AT:SUB_AT]) for key, row in rows if row[LEASE_AT:SUB_AT] != _NO_LEASE]:
             self._detach(leased)
         if self.watches.watchers:
             for (key, row), event in zip(rows, events, strict=True):
@@ -366,7 +367,8 @@ class Store:
 
     def current_rows(self, start: bytes, end: bytes | None) -> Iterator[bytes]:
         """The newest rows of a range."""
-        return (row for _, row in self._current.scan(start, end))
+        for _, row in self._current.scan(start, end):
+            yield row
 
     def lease_exists(self, lease: int) -> bool:
         """Whether there is such a lease."""

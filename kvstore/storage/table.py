@@ -79,7 +79,7 @@ class _Rows:
     def _read(self, start: bytes, end: bytes | None, size: int) -> Iterator[list[Row]]:
         rows: Iterator[Row]
         if self._layered:
-            rows = ((key, cursor.value()) for key, cursor in walk(self._txn, self._main, self._layers, start))
+            rows = _read(walk(self._txn, self._main, self._layers, start))
         else:
             cursor = self._txn.cursor(self._main)
             if not cursor.set_range(start[: CHUNK + 1]):
@@ -106,7 +106,7 @@ class _Rows:
     def _read_back(self, start: bytes, end: bytes | None, size: int) -> Iterator[list[Row]]:
         rows: Iterator[Row]
         if self._layered:
-            rows = ((key, cursor.value()) for key, cursor in walk_back(self._txn, self._main, self._layers, end))
+            rows = _read(walk_back(self._txn, self._main, self._layers, end))
         else:
             cursor = self._txn.cursor(self._main)
             beyond = end is not None and cursor.set_range(end[: CHUNK + 1])
@@ -376,11 +376,15 @@ class DupTable(_Rows):
 
     def keys(self, start: bytes, end: bytes | None) -> Iterator[bytes]:
         """Keys start <= key < end that have a value, ascending."""
-        return (key for piece in self._pieces(start, end) for key, _ in piece)
+        for piece in self._pieces(start, end):
+            for key, _ in piece:
+                yield key
 
     def items(self, start: bytes, end: bytes | None) -> Iterator[tuple[bytes, list[bytes]]]:
         """Keys start <= key < end that have a value, ascending, with their values."""
-        return ((key, self.values(key)) for piece in self._pieces(start, end) for key, _ in piece)
+        for piece in self._pieces(start, end):
+            for key, _ in piece:
+                yield key, self.values(key)
 
     def items_at_most(self, start: bytes, end: bytes | None, bound: bytes) -> list[Row]:
         """Each key start <= key < end that has a value of at most `bound`, ascending, with the highest such value."""
@@ -497,6 +501,11 @@ def _changed(values: list[bytes], added: list[bytes], removed: set[bytes] | None
 
 def _piece_of(limit: int) -> int:
     return limit or _FIRST_PIECE
+
+
+def _read(found: Iterator[tuple[bytes, lmdb.Cursor[bytes]]]) -> Iterator[Row]:
+    for key, cursor in found:
+        yield key, cursor.value()
 
 
 def _next_step(step: int, wanted: int) -> int:

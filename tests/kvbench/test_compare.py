@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import platform
 import shutil
 import signal
 import subprocess
@@ -99,6 +100,11 @@ class TestRealServers:
         for result in results["results"]:
             assert result["workload"] in said
             assert result["ratio_of_medians"] > 0
+        own = results["programs"]["kvstored"]
+        assert own in said
+        assert f"Python Version: {platform.python_version()}" in own
+        assert "Modules: " in own
+        assert results["machine"]["interpreter"] == sys.executable
         assert list(data.iterdir()) == []
         assert servers_in(data) == []
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -71,6 +72,7 @@ def test_version() -> None:
     result = kvstored("--version")
     assert result.returncode == 0
     assert "etcd API Version: 3." in result.stdout
+    assert re.search(r"^Modules: (interpreted|compiled)$", result.stdout, re.MULTILINE)
 
 
 @pytest.mark.parametrize(

@@ -296,15 +296,15 @@ async def test_a_journal_that_cannot_be_written_ends_the_member(tmp_path: Path) 
     assert numbers(await journaled.crash()) == [1]
 
 
-async def test_without_room_for_a_record_everything_goes_to_the_environment(tmp_path: Path) -> None:
-    class Full(Journal):
-        def append(self, payload: bytes) -> None:
-            self._next = Mark(self._next.id, self._next.sequence + 1, self._next.offset)
-            raise OSError(28, "No space left on device")
+async def test_without_room_for_a_record_everything_goes_to_the_environment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(fd: int, buffers: object, offset: int) -> int:
+        raise OSError(28, "No space left on device")
 
     journaled = Journaled(tmp_path)
     assert journaled.put(1) == [1]
-    journaled.journal.__class__ = Full
+    monkeypatch.setattr(os, "pwritev", full)
     waiting = journaled.put(2)
     assert waiting == []
     journaled.let_through()

@@ -106,7 +106,7 @@ def _copy_to(copy: Path) -> None:
         shutil.copy(ROOT / name, copy / name)
     for name in _COPIED:
         # Compiled modules stay behind: a change within a second and of no length would not make them stale.
-        shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns("__pycache__", "*.so"))
 
 
 def _run_suite(copy: Path, suite: Sequence[str]) -> str:
