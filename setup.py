@@ -58,7 +58,12 @@ def extensions() -> list[Extension]:
     from mypyc.build import mypycify  # here, for only this build has it
 
     root = Path(__file__).parent
-    found = {path.relative_to(root).as_posix() for pattern in COMPILED for path in root.glob(pattern)}
+    found: set[str] = set()
+    for pattern in COMPILED:
+        matching = {path.relative_to(root).as_posix() for path in root.glob(pattern)}
+        if not matching:
+            sys.exit(f"setup.py: there is no {pattern} to compile")
+        found |= matching
     built: list[Extension] = mypycify(
         [*MYPY, *sorted(found - INTERPRETED)],
         opt_level=os.environ.get("KVSTORE_COMPILE_OPT", "3"),
