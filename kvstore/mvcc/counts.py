@@ -45,6 +45,10 @@ class BucketCounts:
         """Count a key in (+1) or out (-1) without a change of buckets."""
         self.counts[bisect_right(self.bounds, key) - 1] += by
 
+    def bound_below(self, key: bytes) -> bytes:
+        """Where the bucket of a key begins."""
+        return self.bounds[bisect_right(self.bounds, key) - 1]
+
     def count(self, start: bytes, end: bytes | None, walk: Callable[[bytes, bytes | None], int]) -> int:
         """Number of keys in [start, end); end None is "to the last".
 

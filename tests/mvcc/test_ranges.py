@@ -10,7 +10,7 @@ from kvstore.errors import Compacted
 from kvstore.mvcc.ranges import STEP_ROWS, STREAM_BYTES
 from kvstore.mvcc.store import Store
 from kvstore.pb import rpc_pb2
-from tests.mvcc.harness import finish
+from tests.mvcc.harness import Harness, finish
 
 
 def fill(store: Store, number: int, value: bytes = b"v") -> None:
@@ -101,3 +101,20 @@ def test_an_empty_range_is_empty(store: Store) -> None:
     ):
         assert store.range(request) == b""
         assert [part for part in store.range_stream(request) if part is not None][-1].body == b""
+
+
+@pytest.mark.parametrize("flushed", [False, True])
+def test_a_count_is_right_wherever_a_range_begins_and_ends(harness: Harness, flushed: bool) -> None:
+    store = harness.store
+    fill(store, 3000)
+    if flushed:
+        harness.backend.flush()
+    bounds = [b"a", b"key", b"key000000", b"key0007", b"key000999", b"key0010", b"key002999", b"key9", b"kez"]
+    for start in bounds:
+        for end in bounds:
+            low, high = (
+                min(3000, int(edge[3:].ljust(6, b"0") or b"0")) if edge[:3] == b"key" else 0 if edge < b"key" else 3000
+                for edge in (start, end)
+            )
+            request = rpc_pb2.RangeRequest(key=start, range_end=end, count_only=True)
+            assert rpc_pb2.RangeResponse.FromString(store.range(request)).count == max(0, high - low), (start, end)
