@@ -428,6 +428,13 @@ class TimeoutWaitAppliedIndex(ServerError):
     text = "etcdserver: request timed out, waiting for the applied index took too long"
 
 
+class NoRoomToCatchUp(ServerError):
+    """The member's disk is full, and it lacks what the read must show."""
+
+    code = StatusCode.UNAVAILABLE
+    text = "etcdserver: the disk is full, and this member cannot keep up with the others"
+
+
 class Unhealthy(ServerError):
     """Unhealthy cluster."""
 
