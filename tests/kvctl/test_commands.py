@@ -73,7 +73,7 @@ def test_a_condition_with_an_operator_that_does_not_exist_is_refused(kvctl: Kvct
 
 
 def test_a_lease_is_kept_alive_until_it_is_revoked(kvctl: Kvctl) -> None:
-    lease = kvctl("lease", "grant", "1").out.split()[1].decode()
+    lease = kvctl("lease", "grant", "5").out.split()[1].decode()
     process = kvctl.process("lease", "keep-alive", lease)
     assert isinstance(process.stdout, io.BufferedReader)
     for _ in range(2):

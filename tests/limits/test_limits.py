@@ -85,10 +85,11 @@ def test_snapshots_that_nobody_reads_are_few_and_the_others_refused(tmp_path: Pa
 
 def test_a_flood_whose_answers_nobody_reads_is_closed(tmp_path: Path) -> None:
     with one_member(tmp_path) as member:
-        report = stalled.never_reading(member, 10, "closed", {"put": stalled.puts(10)}, held_seconds=2.0)
+        report = stalled.never_reading(member, 10, "closed", {"put": stalled.puts(10)}, held_seconds=4.0)
         logged = member.log.read_text()
-    # Each answer is a few bytes, and holds a stream of 1,500: without counting these nobody was ever closed.
-    assert report.standing.alive < 10 or report.peak - report.before < 100 * MIB, logged
+    # Each answer is a few bytes, and holds a stream of 1,500: without counting these nobody was ever closed. On a slow
+    # machine nobody has to be; what was put is then in memory, too.
+    assert report.standing.alive < 10 or report.peak - report.before < 200 * MIB, logged
     assert_served(report)
 
 
