@@ -45,8 +45,7 @@ class State:
     """Store, leases, alarms and membership over one backend.
 
     on_failure: called with what the member cannot go on after. disk: told if there is no room to replace the state by
-    a copy. copy_times, watch_times: told how long copies of the
-    state and notifications of watchers take.
+    a copy. copy_times, watch_times: told how long copies of the state and notifications of watchers take.
     """
 
     def __init__(
