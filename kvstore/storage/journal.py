@@ -26,6 +26,7 @@ from struct import error as StructError
 from typing import Final, NamedTuple
 from zlib import crc32
 
+from kvstore.storage.durable import BlockingFile, DurableFile, open_asynchronous
 from kvstore.storage.engine import MIB, sync_directory
 from kvstore.storage.errors import CorruptStore
 
@@ -46,6 +47,9 @@ _RECORD: Final = Struct("<IQ8s")
 _RECORD_HEAD: Final = _CHECKSUM.size + _RECORD.size
 _PADDING: Final = bytes(_BLOCK)
 _MARK: Final = Struct("<8sQQI")
+
+_A_WHILE: Final = 1.0
+"""Seconds; how long one look at a write that is waited for takes at most."""
 
 # On these systems a write with O_DSYNC is on the disk when it returns. Elsewhere there is no journal.
 SUPPORTED: Final = os.uname().sysname == "Linux"
@@ -98,18 +102,26 @@ class Record:
 class Journal:
     """A journal that is written. Made by prepare()."""
 
-    def __init__(self, descriptor: int, identifier: bytes, size: int) -> None:
-        """Made by prepare()."""
-        self._fd = descriptor
+    def __init__(self, head: BlockingFile, file: DurableFile, identifier: bytes, size: int) -> None:
+        """Made by prepare(). The same file twice: head to write the first block through, file the records."""
+        self._head = head
+        self._file = file
         self._size = size
         self._next = Mark(identifier, 1, _BLOCK)
         # Where the oldest record begins that may not be overwritten; None while there is none.
         self._oldest: int | None = None
+        # Offset and length of the record that is being written.
+        self._begun: tuple[int, int] | None = None
 
     @property
     def mark(self) -> Mark:
         """The mark of what is written next."""
         return self._next
+
+    @property
+    def blocks(self) -> bool:
+        """Whether begin() returns only when the record is durable."""
+        return self._file.blocks
 
     @property
     def size(self) -> int:
@@ -130,35 +142,69 @@ class Journal:
 
     def append(self, payload: bytes) -> None:
         """Write a record; it is durable on return. The caller has asked fits(). Raises OSError if it is not."""
+        self.begin(payload)
+        while not self.finish(_A_WHILE):
+            pass
+
+    def begin(self, payload: bytes) -> None:
+        """Begin to write a record; the one before is finished. The caller has asked fits(). Raises OSError."""
         offset = self._place(len(payload))
         assert offset is not None, "a record was appended that does not fit"
+        assert self._begun is None, "a record was begun while another is under way"
         identifier, sequence, _ = self._next
         head = _RECORD.pack(len(payload), sequence, identifier)
         length = _RECORD_HEAD + len(payload)
         padding = -length % _BLOCK
         checksum = _CHECKSUM.pack(crc32(payload, crc32(head)))
-        # A sequence is used once: what a write that failed has left behind must not continue the next one.
-        self._next = Mark(identifier, sequence + 1, offset)
-        written = os.pwritev(self._fd, (checksum, head, payload, _PADDING[:padding]), offset)
-        if written != length + padding:
-            raise OSError(errno.EIO, f"only {written} of {length + padding} bytes were written")
-        self._next = Mark(identifier, sequence + 1, offset + length + padding)
+        # The mark does not change yet: an environment that stores it meanwhile will look here for this record.
+        self._begun = (offset, length + padding)
+        try:
+            self._file.begin((checksum, head, payload, _PADDING[:padding]), offset)
+        except OSError:
+            self._give_up()
+            raise
+
+    def finish(self, patience: float) -> bool:
+        """Whether the record begun is durable within `patience` seconds. Raises OSError if it failed."""
+        assert self._begun is not None, "no record was begun"
+        offset, length = self._begun
+        try:
+            written = self._file.finish(patience)
+            if written is not None and written != length:
+                raise OSError(errno.EIO, f"only {written} of {length} bytes were written")
+        except OSError:
+            self._give_up()
+            raise
+        if written is None:
+            return False
+        self._begun = None
+        self._next = Mark(self._next.id, self._next.sequence + 1, offset + length)
         if self._oldest is None:
             self._oldest = offset
+        return True
+
+    def fileno(self) -> int:
+        """What becomes readable once a record is written that finish() has just said is not."""
+        return self._file.fileno()
 
     def set_live(self) -> None:
         """Say durably that an environment counts on it: after that has stored the mark. Raises OSError."""
-        os.pwrite(self._fd, _head(self._next.id, self._size, live=True), 0)
+        self._head.begin((_head(self._next.id, self._size, live=True),), 0)
 
     def release(self, mark: Mark) -> None:
         """The environment has executed everything before `mark`, durably: that may be overwritten."""
         self._oldest = None if mark.offset == self._next.offset else mark.offset
 
     def close(self) -> None:
-        """Close the file. Closing twice is fine."""
-        if self._fd >= 0:
-            os.close(self._fd)
-            self._fd = -1
+        """Close the file, once the record begun is written. Closing twice is fine."""
+        self._file.close()
+        self._head.close()
+
+    def _give_up(self) -> None:
+        # A sequence is used once: what a write that failed has left behind must not continue the next one.
+        identifier, sequence, offset = self._next
+        self._next = Mark(identifier, sequence + 1, offset)
+        self._begun = None
 
     def _place(self, length: int) -> int | None:
         """Where a payload of this length would go; None if there is no room."""
@@ -193,14 +239,15 @@ def prepare(path: Path, size: int = SIZE, *, durable: bool = True) -> Journal:
             os.fsync(stream.fileno())
         os.replace(new, file)
         sync_directory(path)
-    descriptor = os.open(file, os.O_RDWR | os.O_CLOEXEC | (os.O_DSYNC if durable else 0))
+    identifier = os.urandom(_ID_SIZE)
+    head = BlockingFile(file, os.O_DSYNC if durable else 0)
     try:
-        identifier = os.urandom(_ID_SIZE)
-        os.pwrite(descriptor, _head(identifier, size, live=False), 0)
+        head.begin((_head(identifier, size, live=False),), 0)
     except BaseException:
-        os.close(descriptor)
+        head.close()
         raise
-    return Journal(descriptor, identifier, size)
+    beside = open_asynchronous(file, size) if durable else None
+    return Journal(head, beside or head, identifier, size)
 
 
 def check_unused(path: Path, closed: Mark | None) -> None:

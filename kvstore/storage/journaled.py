@@ -4,8 +4,10 @@ An append of the log is worth one short synchronous write, made right here on th
 millisecond, and the turn that asked for it goes on where handing it to a process would cost two more turns and twice
 that time. What the journal holds is moved into the environment by the writer behind, many batches in one commit.
 
-The loop must not wait for a disk that is slow. A write that took too long sends what follows to the writer behind for
-a while, as it sends what is too large for the journal, or all of it while the journal is full.
+The loop must not wait for a disk that is slow. A write that is not done within a moment goes on beside the loop: what
+comes meanwhile is written together once it is done, and for a while no write is waited for. Where the system has no
+writes beside a program, one that took too long sends what follows to the writer behind for a while, as is sent what is
+too large for the journal, or all of it while the journal is full.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from kvstore.storage.batch import Operation, WriteBatch, WriteStats
 from kvstore.storage.errors import StorageError, WriterFailed
@@ -33,8 +35,12 @@ _MOVED_AT_LEAST_EVERY: Final = 1.0
 # Of the journal, so that there is room while they are moved.
 _MOVED_FROM: Final = 0.5
 
-# Slower than this a write is felt by whoever shares the loop; the journal then rests for so many times as long.
+# So long the loop waits for a write that it can do other things beside: nearly all are done by then, and what follows
+# from them is done in the same turn.
+_PATIENCE: Final = 0.002
+# Slower than this a write that the loop can only wait for is felt by whoever shares the loop.
 _SLOW_SECONDS: Final = 0.008
+# For so many times as long as was waited for a slow write none is waited for.
 _REST: Final = 20.0
 
 
@@ -47,6 +53,14 @@ def decode(payload: bytes) -> list[Operation]:
     """The batch of a payload."""
     operations: list[Operation] = marshal.loads(payload)
     return operations
+
+
+class _Waiting(NamedTuple):
+    """A batch for the journal, and whom to tell once it is durable and once the environment behind has it."""
+
+    operations: list[Operation]
+    done: Done
+    stored: Done | None
 
 
 class JournaledWriter:
@@ -78,6 +92,11 @@ class JournaledWriter:
         # Batches on their way that are in no journal. Nothing overtakes them.
         self._direct = 0
         self._rests_until = 0.0
+        self._unfit = False
+        # What is being written into the journal beside the loop, since when, and what came meanwhile.
+        self._under_way: _Waiting | None = None
+        self._began = 0.0
+        self._waiting: list[_Waiting] = []
 
     @property
     def events(self) -> WriterEvents:
@@ -93,29 +112,23 @@ class JournaledWriter:
         """As Writer.submit; usually done when the call returns."""
         if self._failed:
             return
-        operations = batch.operations
-        if self._direct or self._clock() < self._rests_until:
-            self._submit_behind(operations, done, stored)
-            return
-        payload = encode(operations)
-        if not self._journal.fits(len(payload)):
-            self._submit_behind(operations, done, stored)
-            return
-        if not self._write(payload):
-            if not self._failed:
-                self._submit_behind(operations, done, stored)
-            return
-        self._keep(operations, stored)
-        done()
-        if not self._moving and self._journal.used >= self._enough:
-            self._move()
+        waiting = _Waiting(batch.operations, done, stored)
+        # Not overtaken either by what somebody who is told of a write submits at once.
+        if self._under_way is not None or self._waiting:
+            self._waiting.append(waiting)
+        else:
+            self._take_in(waiting)
 
     def defer(self, batch: WriteBatch, done: Done) -> None:
         """As Writer.defer."""
-        self._keep(batch.operations, done)
+        if self._under_way is None:
+            self._keep(batch.operations, done)
+        else:
+            self._waiting.append(_Waiting(batch.operations, _nothing, done))
 
     def settle(self, done: Done) -> None:
         """As Writer.settle."""
+        self._finish_all()
         self._submit_behind([], done, None)
 
     def run(self, function: str, arguments: Any) -> Future[Any]:
@@ -141,6 +154,7 @@ class JournaledWriter:
     async def close(self) -> None:
         """Move everything, say that no journal is needed to read the environment, and end the writer behind."""
         self._stop_timer()
+        self._finish_all()
         if not self._failed:
             last = WriteBatch([*self._take(), *_put_mark(self._journal.mark.closed())])
             stored, self._stored = self._stored, []
@@ -150,24 +164,74 @@ class JournaledWriter:
         finally:
             self._journal.close()
 
-    def _write(self, payload: bytes) -> bool:
-        """Put a record into the journal: whether it is durable. If not, either there is no room or all is over."""
+    def _take_in(self, batch: _Waiting) -> None:
         began = self._clock()
+        rests = began < self._rests_until
+        if self._direct or self._unfit or (rests and self._journal.blocks):
+            self._submit_behind(*batch)
+            return
+        payload = encode(batch.operations)
+        if not self._journal.fits(len(payload)):
+            self._submit_behind(*batch)
+            return
         try:
-            self._journal.append(payload)
+            self._journal.begin(payload)
+            durable = self._journal.finish(0.0 if rests else _PATIENCE)
         except OSError as error:
-            if error.errno in (errno.ENOSPC, errno.EDQUOT):
-                # On a file system that never writes in place. The journal is not tried again.
-                self._rests_until = float("inf")
-            else:
-                self._fail(WriterFailed(f"{self._path}: the journal cannot be written: {error}"))
-            return False
+            self._not_written(batch, error)
+            return
         ended = self._clock()
-        seconds = ended - began
-        if seconds >= _SLOW_SECONDS:
-            self._rests_until = ended + _REST * seconds
+        waited = ended - began
+        if not rests and waited >= (_SLOW_SECONDS if self._journal.blocks else _PATIENCE):
+            self._rests_until = ended + _REST * waited
+        if durable:
+            self._written(batch, waited)
+        else:
+            self._under_way = batch
+            self._began = began
+            self._loop.add_reader(self._journal.fileno(), self._look, 0.0)
+
+    def _look(self, patience: float) -> None:
+        """See whether what is under way is durable; then write what came meanwhile, all of it in one record."""
+        batch = self._under_way
+        assert batch is not None, "nothing is under way"
+        try:
+            durable = self._journal.finish(patience)
+        except OSError as error:
+            self._end_of_write()
+            self._not_written(batch, error)
+        else:
+            if not durable:
+                return
+            self._end_of_write()
+            self._written(batch, self._clock() - self._began)
+        if self._waiting and not self._failed:
+            waiting, self._waiting = self._waiting, []
+            self._take_in(_joined(waiting))
+
+    def _end_of_write(self) -> None:
+        self._loop.remove_reader(self._journal.fileno())
+        self._under_way = None
+
+    def _finish_all(self) -> None:
+        """Wait for what is being written into the journal, and what waits for it."""
+        while self._under_way is not None:
+            self._look(_PATIENCE)
+
+    def _written(self, batch: _Waiting, seconds: float) -> None:
         self._events.committed(WriteStats(batches=1, seconds=seconds, commit_seconds=seconds))
-        return True
+        self._keep(batch.operations, batch.stored)
+        batch.done()
+        if not self._moving and self._journal.used >= self._enough:
+            self._move()
+
+    def _not_written(self, batch: _Waiting, error: OSError) -> None:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            # On a file system that never writes in place. The journal is not tried again.
+            self._unfit = True
+            self._submit_behind(*batch)
+        else:
+            self._fail(WriterFailed(f"{self._path}: the journal cannot be written: {error}"))
 
     def _keep(self, operations: list[Operation], stored: Done | None) -> None:
         self._unmoved += operations
@@ -237,6 +301,18 @@ def _put_mark(mark: Mark) -> list[Operation]:
     batch = WriteBatch()
     batch.put(META.name, [(JOURNAL_KEY, mark.encode())])
     return batch.operations
+
+
+def _joined(batches: list[_Waiting]) -> _Waiting:
+    """All batches as one."""
+    operations = [operation for batch in batches for operation in batch.operations]
+    done = [batch.done for batch in batches]
+    stored = [batch.stored for batch in batches if batch.stored is not None]
+    return _Waiting(operations, lambda: _call_all(done), lambda: _call_all(stored))
+
+
+def _nothing() -> None:
+    pass
 
 
 def _call_all(callbacks: list[Done]) -> None:

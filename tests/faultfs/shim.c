@@ -14,6 +14,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
+#include <linux/aio_abi.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdarg.h>
@@ -25,6 +26,7 @@
 #include <sys/mman.h>
 #include <sys/sendfile.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <sys/time.h>
 #include <sys/uio.h>
 #include <time.h>
@@ -92,6 +94,7 @@ REAL(int, dup3, int, int, int);
 REAL(ssize_t, sendfile, int, int, off_t *, size_t);
 REAL(ssize_t, copy_file_range, int, off_t *, int, off_t *, size_t, unsigned);
 REAL(int, clock_gettime, clockid_t, struct timespec *);
+REAL(long, syscall, long, ...);
 
 static void *next(const char *name) {
     void *found = dlsym(RTLD_NEXT, name);
@@ -120,7 +123,7 @@ static void begin(void) {
 #define FIND(name) real_##name = next(#name)
     FIND(openat); FIND(close); FIND(write); FIND(pwrite); FIND(writev); FIND(pwritev); FIND(fsync); FIND(fdatasync);
     FIND(sync_file_range); FIND(ftruncate); FIND(fallocate); FIND(renameat); FIND(unlinkat); FIND(mkdirat); FIND(dup2);
-    FIND(dup3); FIND(sendfile); FIND(copy_file_range); FIND(clock_gettime);
+    FIND(dup3); FIND(sendfile); FIND(copy_file_range); FIND(clock_gettime); FIND(syscall);
     join();
 }
 
@@ -485,6 +488,102 @@ ssize_t pwritev2(int fd, const struct iovec *data, int parts, off_t offset, int 
 ssize_t pwrite64(int, const void *, size_t, off64_t) __attribute__((alias("pwrite")));
 ssize_t pwritev64(int, const struct iovec *, int, off64_t) __attribute__((alias("pwritev")));
 ssize_t pwritev64v2(int, const struct iovec *, int, off64_t, int) __attribute__((alias("pwritev2")));
+
+/* Asynchronous writes (io_submit), which nobody has a function for: each is done by a thread, as any other write. */
+
+struct beside {
+    aio_context_t context;
+    struct iocb control;
+    struct descriptor *entry;
+};
+
+#define MOST_EVENTS 256
+static struct { aio_context_t context; struct io_event event; } ended[MOST_EVENTS];
+static int ended_count;
+static aio_context_t own_contexts[MOST_EVENTS];
+static int own_count;
+static pthread_mutex_t ended_mutex = PTHREAD_MUTEX_INITIALIZER;
+static pthread_cond_t ended_condition = PTHREAD_COND_INITIALIZER;
+
+static void *write_beside(void *argument) {
+    struct beside *beside = argument;
+    struct iovec part = {(void *)(uintptr_t)beside->control.aio_buf, beside->control.aio_nbytes};
+    int fd = (int)beside->control.aio_fildes;
+    ssize_t written = do_write(beside->entry, fd, &part, 1, beside->control.aio_offset);
+    int64_t result = written < 0 ? -errno : written;
+    pthread_mutex_lock(&ended_mutex);
+    if (ended_count == MOST_EVENTS) abort();
+    ended[ended_count].context = beside->context;
+    ended[ended_count++].event = (struct io_event){beside->control.aio_data, 0, result, 0};
+    pthread_cond_broadcast(&ended_condition);
+    pthread_mutex_unlock(&ended_mutex);
+    uint64_t one = 1;
+    if (beside->control.aio_flags & IOCB_FLAG_RESFD
+        && real_write((int)beside->control.aio_resfd, &one, sizeof one) != sizeof one) abort();
+    free(beside);
+    return NULL;
+}
+
+static int is_own(aio_context_t context) {
+    for (int place = 0; place < own_count; place++)
+        if (own_contexts[place] == context) return 1;
+    return 0;
+}
+
+/* Whether the writes are ours to do, and begun; all of one call are to watched files or none. */
+static int submit_beside(aio_context_t context, long count, struct iocb **controls) {
+    for (long place = 0; place < count; place++) {
+        struct descriptor *entry = watched((int)controls[place]->aio_fildes);
+        if (!entry || controls[place]->aio_lio_opcode != IOCB_CMD_PWRITE) return 0;
+        struct beside *beside = malloc(sizeof *beside);
+        pthread_t thread;
+        *beside = (struct beside){context, *controls[place], entry};
+        pthread_mutex_lock(&ended_mutex);
+        if (own_count == MOST_EVENTS) abort();
+        if (!is_own(context)) own_contexts[own_count++] = context;
+        pthread_mutex_unlock(&ended_mutex);
+        if (pthread_create(&thread, NULL, write_beside, beside)) abort();
+        pthread_detach(thread);
+    }
+    return 1;
+}
+
+static long events_beside(aio_context_t context, long most, struct io_event *events, const struct timespec *patience) {
+    struct timespec until;
+    real_clock_gettime(CLOCK_REALTIME, &until);
+    if (patience) {
+        until.tv_sec += patience->tv_sec + (until.tv_nsec + patience->tv_nsec) / 1000000000;
+        until.tv_nsec = (until.tv_nsec + patience->tv_nsec) % 1000000000;
+    }
+    long found = 0;
+    pthread_mutex_lock(&ended_mutex);
+    for (;;) {
+        for (int place = 0; place < ended_count && found < most;)
+            if (ended[place].context == context) {
+                events[found++] = ended[place].event;
+                ended[place] = ended[--ended_count];
+            } else place++;
+        if (found) break;
+        if (!patience) pthread_cond_wait(&ended_condition, &ended_mutex);
+        else if (pthread_cond_timedwait(&ended_condition, &ended_mutex, &until)) break;
+    }
+    pthread_mutex_unlock(&ended_mutex);
+    return found;
+}
+
+long syscall(long number, ...) {
+    READY();
+    va_list list;
+    long argument[6];
+    va_start(list, number);
+    for (int place = 0; place < 6; place++) argument[place] = va_arg(list, long);
+    va_end(list);
+    if (control && number == SYS_io_submit && submit_beside(argument[0], argument[1], (struct iocb **)argument[2]))
+        return argument[1];
+    if (control && number == SYS_io_getevents && is_own(argument[0]))
+        return events_beside(argument[0], argument[2], (struct io_event *)argument[3], (struct timespec *)argument[4]);
+    return real_syscall(number, argument[0], argument[1], argument[2], argument[3], argument[4], argument[5]);
+}
 
 /* Copies within the kernel are refused for watched files: whoever asks has another way, which is seen. */
 

@@ -137,6 +137,21 @@ def test_a_removed_file_loses_its_name_at_once_and_its_blocks_soon(tmp_path: Pat
     pace.remove(path)
 
 
+def test_a_file_that_cannot_be_removed_is_let_go_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(b"content")
+
+    def refuse(removed: Path) -> None:
+        raise PermissionError(1, "Operation not permitted", os.fspath(removed))
+
+    monkeypatch.setattr(os, "unlink", refuse)
+    with pytest.raises(PermissionError):
+        pace.remove(path)
+    held = {os.path.realpath(f"/proc/self/fd/{name}") for name in os.listdir("/proc/self/fd")}
+    assert os.fspath(path) not in held
+    assert path.read_bytes() == b"content"
+
+
 def test_a_retired_environment_stays_whole_while_another_process_reads_it(tmp_path: Path) -> None:
     path = tmp_path / "env"
     environment(path, 5000).close()
