@@ -130,8 +130,12 @@ def remove(path: Path) -> None:
     """
     with suppress(FileNotFoundError):
         descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
-        os.unlink(path)
-        _in_a_thread(lambda: _free(descriptor, Pace()))
+        try:
+            os.unlink(path)
+            _in_a_thread(lambda: _free(descriptor, Pace()))
+        except BaseException:
+            os.close(descriptor)
+            raise
 
 
 class Retired:
