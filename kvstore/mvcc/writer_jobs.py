@@ -95,9 +95,11 @@ def hash_revisions(txn: ReadTransaction, arguments: tuple[int]) -> tuple[int, in
     """Hash what can be seen from the compacted revision up to a revision; the hash and the compacted revision.
 
     The same on every member for the same two revisions, however far their physical compaction has come. The rows are
-    hashed one by one and the hashes added up, so that the order of tables does not matter.
+    hashed one by one and the hashes added up, so that the order of tables does not matter. Raises CorruptStore, also
+    where damage hides rows, of whichever revision.
     """
     (upto,) = arguments
+    txn.check_complete()
     compacted = committed_compaction(txn)
     total = 0
     newest_visible = REVISION.pack(max(compacted, 0), MAX_SUB)

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from kvstore.storage import environment, helper
+from kvstore.storage import environment, helper, structure
 from kvstore.storage.batch import DUP, TableSpec, WriteBatch, WriteStats
 from kvstore.storage.engine import EngineOptions, call_reader
 from kvstore.storage.environment import Environment
@@ -199,10 +199,30 @@ class Backend:
     async def snapshot(self) -> SnapshotReader:
         """A consistent copy of the state as it is now, or a little later, as a stream. Close it when done.
 
-        Raises SnapshotFailed.
+        Raises SnapshotFailed, CorruptStore if some of the state cannot be read.
         """
         await self.flush_all()
-        return await SnapshotReader.start(self.path, self._env.tables)
+        try:
+            return await SnapshotReader.start(self.path, self._env.tables)
+        except CorruptStore as error:
+            self._damaged(error)
+            raise
+
+    async def look(self) -> None:
+        """Look at every page on disk and every row in it, beside the loop and at leisure: minutes for a million keys.
+
+        Raises CorruptStore for the first that is damaged, which is reported, too; JobFailed if the process dies. With
+        an inline writer it is a plain call.
+        """
+        engine = self._env.engine
+        try:
+            if engine is not None:
+                structure.check(engine.env, self._env.tables)
+            else:
+                await helper.look(self.path, self._env.tables)
+        except CorruptStore as error:
+            self._damaged(error)
+            raise
 
     async def defragment(self) -> None:
         """Give the free pages of the file back to the file system. Reads and changes go on; flushes wait.

@@ -22,7 +22,7 @@ from kvstore.storage.longkey import LAYERS_SUFFIX, walk
 from kvstore.storage.meta import CLUSTER_KEY, FORMAT, FORMAT_KEY, META, encode_format, too_new
 from kvstore.storage.pages import DATA_FILE, check_file
 from kvstore.storage.seal import SEAL_SIZE, Seal
-from kvstore.storage.transaction import TableHandle, WriteTransaction
+from kvstore.storage.transaction import ReadTransaction, TableHandle, WriteTransaction
 
 SEALED_FORMAT: Final = 3
 """The first format in which rows are sealed."""
@@ -117,6 +117,7 @@ def _copy_sealed(source: lmdb.Environment, target: lmdb.Environment, path: Path)
             sealed = Seal.of(TableSpec(spec.name, spec.kind, seal, spec.bare), where)
             handles[env is target] = TableHandle(spec.kind, main, layers, sealed)
         with source.begin() as reading:
+            ReadTransaction(reading, {spec.name: handles[False]}).check_complete()
             for part in _parts(reading, handles[False]):
                 with target.begin(write=True) as writing:
                     txn = WriteTransaction(writing, {spec.name: handles[True]})

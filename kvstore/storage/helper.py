@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -17,12 +18,17 @@ from typing import Any, Final
 
 from kvstore.storage import frames, messages
 from kvstore.storage.batch import TableSpec
-from kvstore.storage.errors import JobFailed
+from kvstore.storage.errors import WAY_OUT, CorruptStore, JobFailed, StorageError
 
 CALL: Final = 1
 """(CALL, path, tables, function, arguments) -> frame (succeeded, result or class and text of the error)"""
 COPY: Final = 2
-"""(COPY, path, tables) -> frame of the `meta` rows as a dict, then the bytes of a copy of that very state"""
+"""(COPY, path, tables) -> frame (True, the `meta` rows as a dict), then the bytes of a copy of that very state; or a
+frame (False, class and text of the error)"""
+LOOK: Final = 3
+"""(LOOK, path, tables) -> frame (succeeded, None or class and text of the error) once all pages have been looked at"""
+
+_FAULTS: Final = frozenset({signal.SIGABRT, signal.SIGBUS, signal.SIGSEGV})
 
 _READ_SIZE: Final = 256 * 1024
 
@@ -79,6 +85,16 @@ class Helper:
         self._process.wait()
         self._socket.close()
 
+    def died(self, path: Path, what: str) -> StorageError:
+        """What to raise when it has ended without an answer, after close(). what: it did with the state in `path`.
+
+        LMDB ends a process that a damaged page leads astray, or has it read where nothing is.
+        """
+        status = self._process.returncode
+        if -status in _FAULTS:
+            return CorruptStore(f"{path}: {what} was ended by {signal.Signals(-status).name}; {WAY_OUT}")
+        return JobFailed(f"{path}: {what} died")
+
 
 def describe(path: Path, tables: Sequence[TableSpec]) -> tuple[str, list[tuple[Any, ...]]]:
     """The environment as requests name it."""
@@ -88,15 +104,29 @@ def describe(path: Path, tables: Sequence[TableSpec]) -> tuple[str, list[tuple[A
 async def call(path: Path, tables: Sequence[TableSpec], function: str, arguments: Any) -> Any:
     """Run "package.module:name"(ReadTransaction, arguments) in a process; give its result.
 
-    Raises CorruptStore if it reads a damaged row, JobFailed if it raises anything else or the process dies.
+    Raises CorruptStore if it reads a damaged row or dies of what it reads, JobFailed if it raises anything else or
+    the process dies otherwise.
     """
     helper = Helper((CALL, *describe(path, tables), function, arguments))
+    return await _answer(helper, path, f"the process that ran {function}")
+
+
+async def look(path: Path, tables: Sequence[TableSpec]) -> None:
+    """Look at every page of the environment in `path`, at leisure: see structure.py. Raises CorruptStore, JobFailed."""
+    await _answer(Helper((LOOK, *describe(path, tables))), path, "the process that looked at its pages")
+
+
+async def _answer(helper: Helper, path: Path, what: str) -> Any:
     try:
         (succeeded, result), _ = await helper.read_frame()
     except EOFError:
-        raise JobFailed(f"the process that ran {function} died") from None
+        answered = False
+    else:
+        answered = True
     finally:
         helper.close()
+    if not answered:
+        raise helper.died(path, what)
     if not succeeded:
         raise messages.decode_error(*result)
     return result

@@ -11,8 +11,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
+from kvstore.storage import messages
 from kvstore.storage.batch import TableSpec
-from kvstore.storage.errors import SnapshotFailed
+from kvstore.storage.errors import CorruptStore, SnapshotFailed
 from kvstore.storage.helper import COPY, Helper, describe
 from kvstore.storage.meta import APPLIED_KEY, Position, decode_position
 from kvstore.storage.pages import META_BYTES, parse_meta
@@ -41,10 +42,15 @@ class SnapshotReader:
 
     @classmethod
     async def start(cls, path: Path, tables: Sequence[TableSpec]) -> SnapshotReader:
-        """Start copying the newest commit of the environment in `path`. Raises SnapshotFailed."""
+        """Start copying the newest commit of the environment in `path`.
+
+        Raises CorruptStore if some of it cannot be read, SnapshotFailed if the process dies otherwise.
+        """
         helper = Helper((COPY, *describe(path, tables)))
         try:
-            meta, rest = await helper.read_frame()
+            (sound, meta), rest = await helper.read_frame()
+            if not sound:
+                raise messages.decode_error(*meta)
             first = bytearray(rest)
             while len(first) < CHUNK_SIZE and (more := await helper.read()):
                 first += more
@@ -52,7 +58,8 @@ class SnapshotReader:
         except BaseException as error:
             helper.close()
             if isinstance(error, EOFError):
-                raise SnapshotFailed(f"{path}: the process that copies it died") from None
+                died = helper.died(path, "the process that copies it")
+                raise died if isinstance(died, CorruptStore) else SnapshotFailed(str(died)) from None
             raise
 
     async def __aenter__(self) -> SnapshotReader:

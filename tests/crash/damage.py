@@ -27,6 +27,7 @@ from tests.crash.history import History, everything
 from tests.crash.victim import Victim
 
 _PAGE_HEAD = Struct("=QHHHH")
+_HEAD_BYTES = _PAGE_HEAD.size
 _KINDS = {1: "branch", 2: "leaf", 4: "overflow", 8: "meta"}
 
 
@@ -127,6 +128,13 @@ def _parts(file: Path) -> dict[str, list[tuple[int, int]]]:
         stop = start + 4096 * max(1, min(span, 1000))
         if kind == "meta":
             found.setdefault("meta", []).append((start, start + 152))
+        elif kind in ("branch", "leaf") and _HEAD_BYTES < lower <= upper < 4096:
+            for part, begin, end in (
+                ("header", 0, _HEAD_BYTES),
+                ("table of nodes", _HEAD_BYTES, lower),
+                ("nodes", upper, 4096),
+            ):
+                found.setdefault(f"{kind}, {part}", []).append((start + begin, start + end))
         else:
             found.setdefault(kind, []).append((start, min(stop, size)))
         start = stop

@@ -31,6 +31,8 @@ class Outcome(StrEnum):
 
     HARMLESS = "harmless"
     """Everything is there: what was damaged holds nothing, or is made anew."""
+    LOOKED = "looked"
+    """Every answer is true, and a look at all pages says what is damaged."""
     REFUSED = "refused"
     """The member does not start, and says why."""
     STOPPED = "stopped"

@@ -1,8 +1,8 @@
 """A state of some size whose file is damaged bit by bit, and everything that can be asked of it.
 
 The members of damage.py hold a hundred keys, which is no tree to speak of. Here a store without a member answers from a
-copy of a file with branches, overflow pages and long keys, after one bit of it was flipped: every answer is compared
-with what the store said before.
+copy of a file with branches, overflow pages and long keys, none of them free, after one bit of it was flipped: every
+answer is compared with what the store said before, and all pages are looked at as a member does once a day.
 """
 
 from __future__ import annotations
@@ -21,9 +21,11 @@ from kvstore.lease.lessor import Lessor
 from kvstore.mvcc import store
 from kvstore.mvcc.store import Store
 from kvstore.pb import rpc_pb2 as pb
+from kvstore.storage import structure
 from kvstore.storage.backend import Backend, BackendOptions, open_inline
 from kvstore.storage.engine import EngineOptions
 from kvstore.storage.errors import CorruptStore
+from kvstore.storage.meta import META
 from kvstore.storage.pages import DATA_FILE
 from tests.crash.damage import Damage, Findings, flips
 from tests.crash.examine import SECONDS, Outcome
@@ -60,6 +62,7 @@ class Specimen:
         for name in chance.sample(names, keys // 5):
             made.put(pb.PutRequest(key=name, value=b"newest"))
         asyncio.run(backend.close())
+        asyncio.run(_compact(self.root))
         self.questions = list(_questions(names, middle, made.revision, chance))
         backend, made, leases = _open(self.root)
         self._answers = [ask(made, leases) for ask in self.questions]
@@ -81,19 +84,25 @@ class Specimen:
         if not child:
             os.close(reading)
             signal.alarm(SECONDS)
+            # First, for the answers may end the process.
+            os.write(writing, json.dumps(_look(copy)[:2000]).encode() + b"\n")
             outcome, said = self._examine(copy)
             os.write(writing, json.dumps([outcome, said[:2000]]).encode())
             os._exit(0)
         os.close(writing)
         with open(reading, "rb") as pipe:
-            answer = pipe.read()
+            seen, _, answer = pipe.read().partition(b"\n")
         _, status = os.waitpid(child, 0)
         shutil.rmtree(copy)
+        looked = json.loads(seen) if seen else "the look ended the process"
         if answer:
-            outcome, said = json.loads(answer)
-            return Outcome(outcome), said
-        number = os.waitstatus_to_exitcode(status)
-        return Outcome.DIED, signal.Signals(-number).name if number < 0 else f"exit status {number}"
+            outcome, said = Outcome(json.loads(answer)[0]), json.loads(answer)[1]
+        else:
+            number = os.waitstatus_to_exitcode(status)
+            outcome, said = Outcome.DIED, signal.Signals(-number).name if number < 0 else f"exit status {number}"
+        if outcome == Outcome.HARMLESS and looked:
+            return Outcome.LOOKED, looked
+        return outcome, f"{said}; a look finds {looked or 'nothing'}"
 
     def _examine(self, copy: Path) -> tuple[Outcome, str]:
         """An answer that is not true outweighs all others: whoever asked for nothing else would be told only that.
@@ -118,6 +127,23 @@ class Specimen:
                 if found != answer:
                     return Outcome.SERVED, f"question {number}: {len(found)} bytes, not {len(answer)}; {stopped}"
         return (Outcome.STOPPED, stopped) if stopped else (Outcome.HARMLESS, "")
+
+
+async def _compact(path: Path) -> None:
+    backend, _, _ = _open(path)
+    await backend.defragment()
+    await backend.close()
+
+
+def _look(path: Path) -> str:
+    """What a look at all pages says; nothing if they are as they should be."""
+    try:
+        place: structure.Place | None = structure.Place()
+        while place is not None:
+            place = structure.look(path, [META, *_TABLES], place, 1000)
+    except CorruptStore as error:
+        return str(error)
+    return ""
 
 
 def _open(path: Path) -> tuple[Backend, Store, Lessor]:

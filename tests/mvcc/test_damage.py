@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
 
 import pytest
@@ -62,6 +62,22 @@ def damage_key(harness: Harness, key: bytes, other: bytes) -> None:
         while (at := data.find(key + stored, at + 1)) >= 0:
             stream.seek(at)
             stream.write(other)
+    harness.backend._rebase()
+
+
+def hide(harness: Harness, table: str, key: bytes, rows: int) -> None:
+    """Take the last rows of the leaf with a key out of the way, as a flipped bit in its header does."""
+    file = harness.path / DATA_FILE
+    with harness.backend._env.reading.begin()[0] as txn:
+        stored = txn.get(key, db=harness.backend._env.reading.begin()[1][table].main)
+    assert stored is not None
+    data = file.read_bytes()
+    with file.open("r+b") as stream:
+        at = -1
+        while (at := data.find(key + stored, at + 1)) >= 0:
+            count = at // 4096 * 4096 + 12
+            stream.seek(count)
+            stream.write((int.from_bytes(data[count : count + 2], "little") - 2 * rows).to_bytes(2, "little"))
     harness.backend._rebase()
 
 
@@ -174,6 +190,40 @@ def test_a_flipped_bit_in_a_long_key_s_row_is_found(harness: Harness) -> None:
         get(harness, LONG)
     with pytest.raises(CorruptStore):
         harness.store.range(EVERYTHING)
+
+
+@pytest.mark.parametrize("overlaid", [False, True])
+def test_rows_that_a_page_hides_are_missed_by_what_reads_all_of_their_bucket(harness: Harness, overlaid: bool) -> None:
+    # Without the long key: rows are then counted where they are.
+    harness.store.delete_range(pb.DeleteRangeRequest(key=LONG))
+    harness.backend.flush()
+    whole = harness.store.range(EVERYTHING)
+    hide(harness, "current", KEYS[3], 4)
+    if overlaid:
+        harness.store.put(pb.PutRequest(key=KEYS[2]))
+    for revision in (0, 40):
+        with pytest.raises(CorruptStore, match=r"the way to some rows from b'' on \(16, not 20\) in table current"):
+            harness.store.range(pb.RangeRequest(key=b"\0", range_end=b"\0", revision=revision))
+    # A part of a bucket is not counted.
+    assert harness.store.range(pb.RangeRequest(key=b"k", range_end=KEYS[9])) != whole
+
+
+@pytest.mark.parametrize(("table", "key"), [("current", KEYS[3]), ("past", KEYS[3]), ("history", REVISION.pack(30, 0))])
+def test_rows_that_a_page_hides_are_missed_by_whoever_walks_them_all(harness: Harness, table: str, key: bytes) -> None:
+    found: list[CorruptStore] = []
+    harness.backend.on_damage = found.append
+    asyncio.run(harness.backend.look())
+    hide(harness, table, key, 4)
+    ways: list[Callable[[], Coroutine[object, object, object]]] = [
+        lambda: harness.store.hash_kv(0),
+        harness.store.hash,
+        harness.backend.snapshot,
+        harness.backend.look,
+    ]
+    for way in ways:
+        with pytest.raises(CorruptStore, match=f"table {table}.*; remove this member"):
+            asyncio.run(way())
+    assert len(found) == len(ways)
 
 
 @pytest.mark.parametrize("bit", [0, 30, 150, -1])

@@ -1,0 +1,305 @@
+"""Whether the pages of an environment hang together: read from the file itself, for LMDB believes whatever they say.
+
+Rows are sealed, pages are not. A bit that flips in a page's header, in its table of nodes or in a branch takes rows out
+of the way of every read, or ends the process that follows it. But pages tell much of each other: each has its number;
+what its nodes take fills it from where they begin to its end, so none can be left out; keys ascend, and lie between
+those that the branches above it lead by. All that is looked at here, and the seals of the rows with it.
+
+A look at all of it is taken in steps, each within a read transaction of its own: one that lasted for minutes would keep
+every page from being used again that a writer has replaced meanwhile. What is in a file that nobody damaged never looks
+wrong, whatever its writer does. Not found is a branch that leads to a page which has long been replaced by a newer one
+of the same keys, unless a table is walked in one step: its rows are counted then.
+
+Knows LMDB's data format as pages.py does, and seals; not what rows mean.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from operator import lt
+from pathlib import Path
+from typing import Final
+from zlib import crc32
+
+import lmdb
+
+from kvstore.storage.batch import OPEN, TableSpec
+from kvstore.storage.engine import open_for_reading
+from kvstore.storage.errors import WAY_OUT, CorruptStore
+from kvstore.storage.longkey import LAYERS_SUFFIX
+from kvstore.storage.pages import (
+    BIG_DATA,
+    BRANCH,
+    DATA_FILE,
+    FIRST_PAGE,
+    LEAF,
+    NO_PAGE,
+    NODE,
+    NUMBER,
+    OVERFLOW,
+    PAGE_HEADER,
+    PAGE_HEADER_SIZE,
+    TREE_SIZE,
+    Meta,
+    Tree,
+    parse_tree,
+    read_metas,
+)
+from kvstore.storage.seal import INTACT, Seal
+
+_SUB_DATA: Final = 2
+_DUP_DATA: Final = 4
+_DIRTY: Final = 0x10
+_SUB_PAGE: Final = 0x40
+_MAX_DEPTH: Final = 32
+
+Node = tuple[bytes, int, int, int]
+"""A node of a leaf: its key, its flags, where in the page its data begins, how many bytes that has."""
+
+Child = tuple[int, bytes, bytes | None]
+"""A page that a branch leads to: its number, and what its keys are not below and are below of."""
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a look at an environment goes on: with the leaf of a table that a key belongs to. number: of the table."""
+
+    number: int = 0
+    key: bytes = b""
+
+
+class BadPage(Exception):
+    """A page is not what it should be. Its text says how."""
+
+
+def check_some(
+    env: lmdb.Environment, file: int, tables: Sequence[TableSpec], place: Place, leaves: int
+) -> Place | None:
+    """Look at about so many leaves, and all that leads to them, from a place on; where to go on, None at the end.
+
+    file: descriptor of the environment's data file. It takes some 20 us a leaf if it is in memory. Raises CorruptStore.
+    """
+    path = os.path.join(os.fspath(env.path()), DATA_FILE)
+    names = [name for spec in tables for name in (spec.name, spec.name + LAYERS_SUFFIX)]
+    while True:
+        with env.begin() as txn:
+            meta = _meta_of(file, txn.id(), path)
+            if meta is None:
+                # Two commits since the transaction began: there is a newer one to be had.
+                continue
+            walk = _Walk(file, meta)
+            what = "the list of tables"
+            try:
+                roots = dict(walk.tables())
+                if missing := [name for name in names if name.encode() not in roots]:
+                    raise BadPage(f"{missing[0]} is not there")
+                number, start = place.number, place.key
+                while number < len(names) and walk.leaves < leaves:
+                    what, spec = f"table {names[number]}", tables[number // 2]
+                    # Of longer keys only parts are in one place, and seals are those of whole keys.
+                    whole = not number % 2 and roots[names[number + 1].encode()].root == NO_PAGE
+                    seal = Seal.of(spec, path) if whole and spec.seal != OPEN else None
+                    following = walk.table(roots[names[number].encode()], start, seal, leaves)
+                    number, start = (number + 1, b"") if following is None else (number, following)
+            except (BadPage, OSError) as error:
+                raise CorruptStore(f"{path}: {what}: {error}; {WAY_OUT}") from error
+            return Place(number, start) if number < len(names) else None
+
+
+def check(env: lmdb.Environment, tables: Sequence[TableSpec], leaves: int = 1000) -> None:
+    """Look at everything at once, while nobody replaces the file. Raises CorruptStore."""
+    file = os.open(os.path.join(env.path(), DATA_FILE), os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        place: Place | None = Place()
+        while place is not None:
+            place = check_some(env, file, tables, place, leaves)
+    finally:
+        os.close(file)
+
+
+def look(path: Path, tables: Sequence[TableSpec], place: Place, leaves: int) -> Place | None:
+    """As check_some(), of an environment that another process may have open, and may replace by another file."""
+    name = path / DATA_FILE
+    while True:
+        file = os.open(name, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            env, _ = open_for_reading(path, tables)
+            try:
+                # It was there before the environment was opened and is there still, so it is what was opened.
+                if os.fstat(file).st_ino == name.stat().st_ino:
+                    return check_some(env, file, tables, place, leaves)
+            finally:
+                env.close()
+        finally:
+            os.close(file)
+
+
+def _meta_of(fd: int, txn_id: int, path: str) -> Meta | None:
+    """The meta page of a transaction, unless it has been written over."""
+    while True:
+        metas = read_metas(fd, path)
+        # A commit may just be writing one of them.
+        if metas == read_metas(fd, path):
+            return next((meta for meta in metas if meta.txn_id == txn_id), None)
+
+
+class _Walk:
+    """Goes through the pages of one commit, of which none changes meanwhile. leaves: how many it has come by."""
+
+    def __init__(self, fd: int, meta: Meta) -> None:
+        self._fd = fd
+        self._meta = meta
+        self._size = meta.page_size
+        self.leaves = 0
+
+    def tables(self) -> Iterator[tuple[bytes, Tree]]:
+        """The environment's tables. Raises BadPage or OSError, as all that follows."""
+        for number, page, nodes, _ in self._leaves(self._meta.main, b""):
+            for name, flags, at, size in nodes:
+                if flags != _SUB_DATA or size != TREE_SIZE:
+                    raise BadPage(f"page {number} does not list tables")
+                yield name, parse_tree(page, at)[1]
+
+    def table(self, tree: Tree, start: bytes, seal: Seal | None, leaves: int) -> bytes | None:
+        """Look at a table from the leaf of a key on until so many leaves have been looked at in all.
+
+        Where to go on, None at the end. seal: of its rows, if they are to be looked at.
+        """
+        rows = 0
+        for number, page, nodes, following in self._leaves(tree, start):
+            rows += self._rows(number, page, nodes, seal)
+            if self.leaves >= leaves and following is not None:
+                return following
+        if not start and rows != tree.entries:
+            raise BadPage(f"there are {rows} rows, not {tree.entries}")
+        return None
+
+    def _leaves(self, tree: Tree, start: bytes) -> Iterator[tuple[int, bytes, list[Node], bytes | None]]:
+        """Leaves from that of a key on: number, page, nodes, and what the keys of the next one are not below."""
+        if tree.root == NO_PAGE:
+            return
+        depth = tree.depth
+        if not 0 < depth <= _MAX_DEPTH:
+            raise BadPage(f"a depth of {depth}")
+        pending: list[tuple[int, Child]] = [(1, (tree.root, b"", None))]
+        while pending:
+            level, (number, low, high) = pending.pop()
+            if level < depth:
+                children = self._children(number, self._page(number, BRANCH), low, high)
+                pending += [(level + 1, child) for child in reversed(children) if child[2] is None or child[2] > start]
+                continue
+            page = self._page(number, LEAF)
+            self.leaves += 1
+            yield number, page, _nodes(number, page, low, high), high
+
+    def _page(self, number: int, kind: int) -> bytes:
+        page = b""
+        if FIRST_PAGE <= number <= self._meta.last_page:
+            page = os.pread(self._fd, self._size, number * self._size)
+        if len(page) < self._size:
+            raise BadPage(f"page {number} is not there")
+        found, _, flags, _, _ = PAGE_HEADER.unpack_from(page)
+        if found != number or flags != kind:
+            raise BadPage(f"page {number} is page {found} of kind {flags:#x}, not {kind}")
+        return page
+
+    def _children(self, number: int, page: bytes, low: bytes, high: bytes | None) -> list[Child]:
+        upper, offsets = _offsets(number, page)
+        filled = 0
+        bounds: list[bytes] = []
+        children = []
+        for at in offsets:
+            if at < upper or at + NODE.size > len(page):
+                raise BadPage(f"page {number} has a node out of place")
+            first, second, third, key_size = NODE.unpack_from(page, at)
+            # The first of them leads to all that is below the second: its key says nothing.
+            bounds.append(page[at + NODE.size : at + NODE.size + key_size] if bounds else low)
+            children.append(first | second << 16 | third << 32)
+            filled += NODE.size + key_size + 1 & ~1
+        _check_order(number, bounds, low, high)
+        if filled != len(page) - upper:
+            raise BadPage(f"page {number} is not filled by its nodes")
+        return list(zip(children, bounds, [*bounds[1:], high], strict=True))
+
+    def _rows(self, number: int, page: bytes, nodes: list[Node], seal: Seal | None) -> int:
+        """Look at the values of a leaf; how many they are."""
+        rows = 0
+        for key, flags, at, size in nodes:
+            if not flags:
+                values = [page[at : at + size]]
+            elif flags == BIG_DATA:
+                values = [self._overflow(NUMBER.unpack_from(page, at)[0], size)]
+            elif flags == _DUP_DATA:
+                sub_page = page[at : at + size]
+                if size < PAGE_HEADER_SIZE or PAGE_HEADER.unpack_from(sub_page)[2] & ~_DIRTY != LEAF | _SUB_PAGE:
+                    raise BadPage(f"page {number} has a list of values that is none")
+                values = [node[0] for node in _nodes(number, sub_page, b"", None)]
+            elif flags == _DUP_DATA | _SUB_DATA and size == TREE_SIZE:
+                tree = parse_tree(page, at)[1]
+                values = [node[0] for leaf in self._leaves(tree, b"") for node in leaf[2]]
+                if len(values) != tree.entries:
+                    raise BadPage(f"page {number} has a key of {len(values)} values, not {tree.entries}")
+            else:
+                raise BadPage(f"page {number} has a node of no kind")
+            rows += len(values)
+            if seal is not None:
+                seed = crc32(key, seal.seed)
+                for value in values:
+                    if crc32(value, seed) != INTACT:
+                        seal.take_off(key, value)
+        return rows
+
+    def _overflow(self, number: int, size: int) -> bytes:
+        page = b""
+        if FIRST_PAGE <= number <= self._meta.last_page:
+            page = os.pread(self._fd, PAGE_HEADER_SIZE + size, number * self._size)
+        if len(page) < PAGE_HEADER_SIZE + size:
+            raise BadPage(f"page {number} is not there, or not all of it")
+        found, _, flags, low, high = PAGE_HEADER.unpack_from(page)
+        # It may be longer than its value, which has replaced a longer one then.
+        if found != number or flags != OVERFLOW or (low | high << 16) * self._size < len(page):
+            raise BadPage(f"page {number} is page {found} of kind {flags:#x}, not a value of {size} bytes")
+        return page[PAGE_HEADER_SIZE:]
+
+
+def _offsets(number: int, page: bytes) -> tuple[int, list[int]]:
+    """Where the nodes of a page begin, and where each of them is, in the order of their keys."""
+    _, _, _, lower, upper = PAGE_HEADER.unpack_from(page)
+    if not PAGE_HEADER_SIZE < lower <= upper <= len(page) or lower % 2:
+        raise BadPage(f"page {number} has no sound header")
+    return upper, memoryview(page)[PAGE_HEADER_SIZE:lower].cast("H").tolist()
+
+
+def _nodes(number: int, page: bytes, low: bytes, high: bytes | None) -> list[Node]:
+    """The nodes of a leaf, or of a list of values in one."""
+    end = len(page)
+    upper, offsets = _offsets(number, page)
+    head = NODE.size
+    filled = 0
+    nodes: list[Node] = []
+    for at in offsets:
+        if at < upper or at + head > end:
+            raise BadPage(f"page {number} has a node out of place")
+        small, large, flags, key_size = NODE.unpack_from(page, at)
+        data = at + head + key_size
+        size = small | large << 16
+        stop = data + (NUMBER.size if flags & BIG_DATA else size)
+        if stop > end:
+            raise BadPage(f"page {number} has a node that reaches beyond it")
+        nodes.append((page[at + head : data], flags, data, size))
+        # Nodes begin at even places.
+        filled += stop - at + 1 & ~1
+    _check_order(number, [node[0] for node in nodes], low, high)
+    if filled != end - upper:
+        raise BadPage(f"page {number} is not filled by its nodes")
+    return nodes
+
+
+def _check_order(number: int, keys: list[bytes], low: bytes, high: bytes | None) -> None:
+    if not all(map(lt, keys, islice(keys, 1, None))):
+        raise BadPage(f"page {number} has keys out of order")
+    if keys and (keys[0] < low or (high is not None and keys[-1] >= high)):
+        raise BadPage(f"page {number} has keys of another")
