@@ -24,6 +24,7 @@ from kvstore.server.corruption import CorruptionMonitor
 from kvstore.server.member import Member, ResponseHeaders
 from kvstore.server.proposals import Proposals
 from kvstore.server.ready_loop import Leadership
+from kvstore.server.scrub import Scrubber
 from kvstore.server.state import State
 from kvstore.server.watching import WatchKeeper
 from raft.errors import StepPeerNotFound
@@ -76,6 +77,7 @@ class Lifecycle:
         self._compactor = compactor
         self._versions = versions
         self._corruption = corruption
+        self._scrubber = Scrubber(state.backend.look)
         self.snapshot_directory = incoming
         self._close = close
         self._loop = asyncio.get_running_loop()
@@ -111,6 +113,7 @@ class Lifecycle:
         self.member.leases.start()
         self._watches.start()
         self._corruption.start()
+        self._scrubber.start()
         if self._compactor is not None:
             self._compact_timer = self._loop.call_later(self._compactor.interval, self._compact)
         self.member.loop.wake()
@@ -197,6 +200,7 @@ class Lifecycle:
         self.member.leases.stop()
         self._watches.stop()
         await self._corruption.stop()
+        await self._scrubber.stop()
         self.proposals.fail_all(errors.Stopped())
         self.member.reads.fail_all(errors.Stopped())
         await self.transport.close()
