@@ -23,7 +23,18 @@ COMPILED = (
     "kvstore/mvcc/*.py",
     *(
         f"kvstore/storage/{name}.py"
-        for name in ("batch", "frames", "journal", "journaled", "messages", "overlay", "table", "transaction", "wal")
+        for name in (
+            "batch",
+            "frames",
+            "journal",
+            "journaled",
+            "messages",
+            "overlay",
+            "sectors",
+            "table",
+            "transaction",
+            "wal",
+        )
     ),
     *(f"kvstore/server/{name}.py" for name in ("apply", "outbox", "proposals", "ready_loop")),
     *(

@@ -5,7 +5,7 @@ size that was filled when it was made, so a record changes nothing but the block
 is all there is to wait for. It is used as a ring: what the environment has may be overwritten.
 
     block 0            magic, id, size, whether it is live, checksum
-    blocks 1...        records; each begins at a block: checksum, length, sequence, id, payload
+    blocks 1...        records (sectors.py); each begins at a block
 
 The environment's own `journal` row says up to where it has executed the journal (`Mark`): records from there on, with
 consecutive sequences, are what is to be executed after a crash. The id is another one after every start, so nothing
@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,9 +26,11 @@ from struct import error as StructError
 from typing import Final, NamedTuple
 from zlib import crc32
 
+from kvstore.storage import sectors
 from kvstore.storage.durable import BlockingFile, DurableFile, open_asynchronous
 from kvstore.storage.engine import MIB, sync_directory
 from kvstore.storage.errors import CorruptStore
+from kvstore.storage.sectors import BLOCK, Found, blank, encode, size_of
 
 FILE: Final = "journal"
 NEW_FILE: Final = "journal.new"
@@ -37,16 +39,17 @@ NEW_FILE: Final = "journal.new"
 SIZE: Final = 8 * MIB
 """Bytes of a journal."""
 
-_MAGIC: Final = b"kvjrnl01"
-# A multiple of the page size: overwriting whole pages, the kernel never has to read one first.
-_BLOCK: Final = 4096
+_MAGIC: Final = b"kvjrnl02"
+# Of journals without stamps, in which a damaged last record is taken for one that was cut off. They are still read.
+_MAGIC_UNSTAMPED: Final = b"kvjrnl01"
 _ID_SIZE: Final = 8
+# The same in every journal: a build of before finds out by it that nothing is left here for it to execute.
 _HEAD: Final = Struct("<8s8sQB")
 _CHECKSUM: Final = Struct("<I")
-_RECORD: Final = Struct("<IQ8s")
-_RECORD_HEAD: Final = _CHECKSUM.size + _RECORD.size
-_PADDING: Final = bytes(_BLOCK)
 _MARK: Final = Struct("<8sQQI")
+
+_Decode = Callable[[bytes, int], Found | None]
+_DECODE: Final[Mapping[bytes, _Decode]] = {_MAGIC: sectors.decode, _MAGIC_UNSTAMPED: sectors.decode_unstamped}
 
 _A_WHILE: Final = 1.0
 """Seconds; how long one look at a write that is waited for takes at most."""
@@ -107,7 +110,7 @@ class Journal:
         self._head = head
         self._file = file
         self._size = size
-        self._next = Mark(identifier, 1, _BLOCK)
+        self._next = Mark(identifier, 1, BLOCK)
         # Where the oldest record begins that may not be overwritten; None while there is none.
         self._oldest: int | None = None
         # Offset and length of the record that is being written.
@@ -134,7 +137,7 @@ class Journal:
         if self._oldest is None:
             return 0
         behind = self._next.offset - self._oldest
-        return behind if behind > 0 else behind + self._size - _BLOCK
+        return behind if behind > 0 else behind + self._size - BLOCK
 
     def fits(self, length: int) -> bool:
         """Whether a payload of so many bytes finds room."""
@@ -152,14 +155,11 @@ class Journal:
         assert offset is not None, "a record was appended that does not fit"
         assert self._begun is None, "a record was begun while another is under way"
         identifier, sequence, _ = self._next
-        head = _RECORD.pack(len(payload), sequence, identifier)
-        length = _RECORD_HEAD + len(payload)
-        padding = -length % _BLOCK
-        checksum = _CHECKSUM.pack(crc32(payload, crc32(head)))
+        parts = encode(identifier, sequence, payload)
         # The mark does not change yet: an environment that stores it meanwhile will look here for this record.
-        self._begun = (offset, length + padding)
+        self._begun = (offset, size_of(len(payload)))
         try:
-            self._file.begin((checksum, head, payload, _PADDING[:padding]), offset)
+            self._file.begin(parts, offset)
         except OSError:
             self._give_up()
             raise
@@ -208,18 +208,15 @@ class Journal:
 
     def _place(self, length: int) -> int | None:
         """Where a payload of this length would go; None if there is no room."""
-        need = _RECORD_HEAD + length
-        need += -need % _BLOCK
+        need = size_of(length)
         head, oldest = self._next.offset, self._oldest
-        if oldest is None:
+        # Past the end of a journal of which nothing is in use it goes on at the beginning, but not to where the
+        # environment's mark is, or soon will be. And the ring is never filled to the last block: that it is full could
+        # not be told from that it is empty.
+        if oldest is None or head > oldest:
             if head + need <= self._size:
                 return head
-            return _BLOCK if _BLOCK + need <= self._size else None
-        # The ring is never filled to the last block: that it is full could not be told from that it is empty.
-        if head > oldest:
-            if head + need <= self._size:
-                return head
-            return _BLOCK if _BLOCK + need < oldest else None
+            return BLOCK if BLOCK + need < (head if oldest is None else oldest) else None
         return head if head + need < oldest else None
 
 
@@ -230,11 +227,11 @@ def prepare(path: Path, size: int = SIZE, *, durable: bool = True) -> Journal:
     whether an append waits for the disk. Raises OSError, ENOSPC among others.
     """
     file = path / FILE
-    if not file.exists() or file.stat().st_size != size:
+    if not _is_stamped(file, size):
         new = path / NEW_FILE
         with open(new, "wb", opener=_open_private) as stream:
             for _ in range(0, size, MIB):
-                stream.write(bytes(min(MIB, size)))
+                stream.write(blank(min(MIB, size)))
             stream.flush()
             os.fsync(stream.fileno())
         os.replace(new, file)
@@ -257,7 +254,7 @@ def check_unused(path: Path, closed: Mark | None) -> None:
     """
     file = path / FILE
     with suppress(FileNotFoundError), open(file, "rb") as stream:
-        head = stream.read(_BLOCK)
+        head = stream.read(BLOCK)
         # What is no head was never counted on.
         _, identifier, _, live = _HEAD.unpack_from(head) if _is_head(head) else (b"", b"", 0, False)
         if live and (closed is None or identifier != closed.id):
@@ -271,24 +268,25 @@ def records(path: Path, mark: Mark) -> Iterator[Record]:
     """The records that the environment in directory `path` has not executed, in their order.
 
     A last record that a crash has cut off was not acknowledged, and ends them. Raises CorruptStore if the journal is
-    missing or another one, or if what is cut off has records after it: those were acknowledged.
+    missing or another one, or if a record is damaged, which is not one that was cut off.
     """
     file = path / FILE
     try:
         data = file.read_bytes()
     except FileNotFoundError:
         raise CorruptStore(f"{file}: the journal is missing, and what it held was acknowledged; {_WAY_OUT}") from None
-    _check_head(file, data, mark)
+    decode = _check_head(file, data, mark)
     while True:
-        for offset in (mark.offset, _BLOCK):
-            found = _record(data, offset)
-            if found is not None and found.after.id == mark.id and found.after.sequence == mark.sequence + 1:
+        for offset in (mark.offset, BLOCK):
+            found = decode(data, offset)
+            if found is not None and (found.id, found.sequence) == (mark.id, mark.sequence):
                 break
         else:
-            _check_rest(file, data, mark)
+            if _goes_on(data, mark, decode) or (decode is sectors.decode and not _is_end(data, mark)):
+                raise CorruptStore(f"{file}: record {mark.sequence} of the journal is damaged; {_WAY_OUT}")
             return
-        yield found
-        mark = found.after
+        mark = Mark(mark.id, mark.sequence + 1, found.end)
+        yield Record(found.payload, mark)
 
 
 _WAY_OUT: Final = (
@@ -298,47 +296,51 @@ _WAY_OUT: Final = (
 
 def _head(identifier: bytes, size: int, live: bool) -> bytes:
     head = _HEAD.pack(_MAGIC, identifier, size, live)
-    return (head + _CHECKSUM.pack(crc32(head))).ljust(_BLOCK, b"\0")
+    return (head + _CHECKSUM.pack(crc32(head))).ljust(BLOCK, b"\0")
 
 
 def _is_head(data: bytes) -> bool:
-    return len(data) >= _BLOCK and _CHECKSUM.unpack_from(data, _HEAD.size)[0] == crc32(data[: _HEAD.size])
+    return len(data) >= BLOCK and _CHECKSUM.unpack_from(data, _HEAD.size)[0] == crc32(data[: _HEAD.size])
 
 
-def _check_head(file: Path, data: bytes, mark: Mark) -> None:
+def _is_stamped(file: Path, size: int) -> bool:
+    """Whether a file is a journal of this size in which every sector has a stamp."""
+    try:
+        with open(file, "rb") as stream:
+            head = stream.read(BLOCK)
+            return os.fstat(stream.fileno()).st_size == size and _is_head(head) and head.startswith(_MAGIC)
+    except FileNotFoundError:
+        return False
+
+
+def _check_head(file: Path, data: bytes, mark: Mark) -> _Decode:
+    """What reads the records. Raises CorruptStore if this is not the journal that the mark is of."""
     if not _is_head(data):
         length = _HEAD.size + _CHECKSUM.size
         raise CorruptStore(f"{file}: the first {length} bytes of the journal are damaged; {_WAY_OUT}")
     magic, identifier, size, _ = _HEAD.unpack_from(data)
-    if magic != _MAGIC or size != len(data):
+    if magic not in _DECODE:
+        raise CorruptStore(f"{file}: a journal that this version of kvstore does not read; use the one that wrote it")
+    if size != len(data):
         raise CorruptStore(f"{file}: the journal has {len(data)} bytes where it says {size}; {_WAY_OUT}")
     if identifier != mark.id:
         raise CorruptStore(f"{file}: is not the journal that this log was written with; {_WAY_OUT}")
+    return _DECODE[magic]
 
 
-def _record(data: bytes, offset: int) -> Record | None:
-    """The record at an offset; None if there is none, or a damaged one."""
-    start = offset + _RECORD_HEAD
-    if start > len(data):
-        return None
-    length, sequence, identifier = _RECORD.unpack_from(data, offset + _CHECKSUM.size)
-    end = start + length
-    payload = data[start:end]
-    if len(payload) < length:
-        return None
-    if _CHECKSUM.unpack_from(data, offset)[0] != crc32(payload, crc32(data[offset + _CHECKSUM.size : start])):
-        return None
-    return Record(payload, Mark(identifier, sequence + 1, end + -end % _BLOCK))
+def _is_end(data: bytes, mark: Mark) -> bool:
+    """Whether the next record was never written, or not to its end, wherever it would be."""
+    places = [offset for offset in (mark.offset, BLOCK) if offset < len(data)]
+    return all(sectors.is_unwritten(data, offset, mark.id, mark.sequence) for offset in places)
 
 
-def _check_rest(file: Path, data: bytes, mark: Mark) -> None:
-    """See that nothing comes after the last record."""
-    for offset in range(_BLOCK, len(data), _BLOCK):
-        found = _record(data, offset) if data[offset + 16 : offset + 24] == mark.id else None
-        if found is not None and found.after.sequence > mark.sequence + 1:
-            raise CorruptStore(
-                f"{file}: record {mark.sequence} of the journal is damaged, and there are records after it; {_WAY_OUT}"
-            )
+def _goes_on(data: bytes, mark: Mark, decode: _Decode) -> bool:
+    """Whether there are records after the next one."""
+    for offset in range(BLOCK, len(data), BLOCK):
+        found = decode(data, offset) if data[offset + 16 : offset + 24] == mark.id else None
+        if found is not None and found.sequence > mark.sequence:
+            return True
+    return False
 
 
 def _open_private(path: str, flags: int) -> int:

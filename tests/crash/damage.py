@@ -20,6 +20,7 @@ from random import Random
 from struct import Struct
 from types import TracebackType
 
+from kvstore.storage import sectors
 from kvstore.storage.pages import read_meta
 from tests.cluster.harness.binary import REPOSITORY
 from tests.crash.examine import Outcome
@@ -114,7 +115,8 @@ def _parts(file: Path) -> dict[str, list[tuple[int, int]]]:
     if file.name != "data.mdb":
         for start in range(0, len(data), 4096):
             block = data[start : start + 4096]
-            if any(block):
+            # Where a journal was never written there are stamps.
+            if any(block) and block != sectors.blank(4096):
                 found.setdefault("block", []).append((start, start + len(block.rstrip(b"\0"))))
         return found
     with file.open("rb") as stream:

@@ -1,12 +1,16 @@
-"""Directories as builds have left them that knew no seals: format 2."""
+"""Directories as builds have left them that knew no seals (format 2), and journals of those that knew no stamps."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from struct import Struct
+from zlib import crc32
 
 import lmdb
 
+from kvstore.storage import journal
 from kvstore.storage.batch import APPEND, DUP, OPEN, TableSpec
+from kvstore.storage.journal import Mark
 from kvstore.storage.longkey import LAYERS_SUFFIX, walk
 from kvstore.storage.meta import FORMAT_KEY
 from kvstore.storage.seal import SEAL_SIZE, Seal
@@ -48,3 +52,22 @@ def _unseal_table(env: lmdb.Environment, name: str) -> None:
                 txn.add_and_remove(name, {key: [value]}, {})
         else:
             txn.put_rows(name, bare)
+
+
+def unstamp(file: Path, mark: Mark) -> None:
+    """Make a journal that nobody has open one of a build without stamps, with the records from `mark` on.
+
+    They must not go on at the beginning. The layout is written out here: the product only reads it.
+    """
+    records = [record.payload for record in journal.records(file.parent, mark)]
+    size = file.stat().st_size
+    data = bytearray(size)
+    head = Struct("<8s8sQB").pack(b"kvjrnl01", mark.id, size, 1)
+    data[:29] = head + crc32(head).to_bytes(4, "little")
+    offset = mark.offset
+    for sequence, payload in enumerate(records, mark.sequence):
+        fields = Struct("<IQ8s").pack(len(payload), sequence, mark.id)
+        record = crc32(payload, crc32(fields)).to_bytes(4, "little") + fields + payload
+        data[offset : offset + len(record)] = record
+        offset += len(record) + -len(record) % 4096
+    file.write_bytes(data)

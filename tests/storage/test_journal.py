@@ -9,10 +9,12 @@ import shutil
 from collections import deque
 from collections.abc import Callable
 from pathlib import Path
+from struct import Struct
+from zlib import crc32
 
 import pytest
 
-from kvstore.storage import environment, journal
+from kvstore.storage import environment, journal, sectors
 from kvstore.storage.batch import WriteBatch, WriteStats
 from kvstore.storage.engine import Engine, EngineOptions
 from kvstore.storage.environment import Environment
@@ -23,6 +25,7 @@ from kvstore.storage.meta import JOURNAL_KEY
 from kvstore.storage.transaction import ReadTransaction
 from kvstore.storage.writer import InlineWriter, Writer, WriterEvents
 from tests.storage.harness import SECONDS, TABLES, put, put_and_wait, rows_of, until
+from tests.storage.older import unstamp
 
 BLOCK = 4096
 SMALL = 16 * BLOCK
@@ -48,7 +51,7 @@ def test_what_was_appended_is_read_in_order_from_the_mark_on(tmp_path: Path) -> 
 
 def test_the_ring_is_used_over_and_over_and_never_overwrites_what_is_needed(tmp_path: Path) -> None:
     rng = random.Random(5)
-    written = journal.prepare(tmp_path, SMALL)
+    written = journal.prepare(tmp_path, SMALL, durable=False)
     needed: deque[tuple[Mark, bytes]] = deque()
     refused = laps = 0
     for number in range(2000):
@@ -70,34 +73,90 @@ def test_the_ring_is_used_over_and_over_and_never_overwrites_what_is_needed(tmp_
 
 def test_a_payload_larger_than_the_journal_does_not_fit(tmp_path: Path) -> None:
     written = journal.prepare(tmp_path, SMALL)
-    assert written.fits(SMALL - BLOCK - 64)
+    assert written.fits(15 * 8 * 504 - 28)
+    assert not written.fits(15 * 8 * 504 - 27)
     assert not written.fits(SMALL)
 
 
 def test_a_last_record_that_a_crash_cut_off_is_no_record(tmp_path: Path) -> None:
-    written = journal.prepare(tmp_path, SMALL)
+    written = journal.prepare(tmp_path, SMALL, durable=False)
     start = written.mark
     written.append(b"whole")
     last = written.mark.offset
+    before = (tmp_path / journal.FILE).read_bytes()
     written.append(b"x" * 6000)
-    with open(tmp_path / journal.FILE, "r+b") as file:
-        file.seek(last + BLOCK)
-        file.write(bytes(BLOCK))
-    assert held(tmp_path, start) == [b"whole"]
+    whole = (tmp_path / journal.FILE).read_bytes()
+    for sector in range(last, last + 2 * BLOCK, 512):
+        for missing in ((sector, last + 2 * BLOCK), (sector, sector + 512), (last, sector + 512)):
+            first, stop = missing
+            (tmp_path / journal.FILE).write_bytes(whole[:first] + before[first:stop] + whole[stop:])
+            assert held(tmp_path, start) == [b"whole"]
 
 
-def test_damage_before_the_last_record_is_refused(tmp_path: Path) -> None:
-    written = journal.prepare(tmp_path, SMALL)
+def test_a_record_that_went_on_at_the_beginning_and_was_cut_off_there_is_no_record(tmp_path: Path) -> None:
+    written = journal.prepare(tmp_path, SMALL, durable=False)
+    for payload in (bytes(9 * BLOCK), bytes(3 * BLOCK)):
+        written.append(payload)
+        written.release(written.mark)
+    start = written.mark
+    before = (tmp_path / journal.FILE).read_bytes()
+    written.append(bytes(3 * BLOCK))
+    assert written.mark.offset < start.offset
+    whole = (tmp_path / journal.FILE).read_bytes()
+    assert len(held(tmp_path, start)) == 1
+    for sector in range(BLOCK, written.mark.offset, 512):
+        (tmp_path / journal.FILE).write_bytes(whole[:sector] + before[sector:])
+        assert held(tmp_path, start) == []
+        flipped = bytearray(whole)
+        flipped[sector + 511] ^= 1
+        (tmp_path / journal.FILE).write_bytes(flipped)
+        with pytest.raises(CorruptStore, match="record 3 of the journal is damaged"):
+            held(tmp_path, start)
+
+
+def test_damage_of_any_record_is_refused(tmp_path: Path) -> None:
+    written = journal.prepare(tmp_path, SMALL, durable=False)
     start = written.mark
     for payload in (b"one", b"two", b"three"):
         written.append(payload)
     whole = (tmp_path / journal.FILE).read_bytes()
-    for record, bit in ((0, 0), (0, 5), (0, 20), (0, 26), (1, 24)):
-        damaged = bytearray(whole)
-        damaged[start.offset + record * BLOCK + bit] ^= 4
-        (tmp_path / journal.FILE).write_bytes(damaged)
-        with pytest.raises(CorruptStore, match=f"record {record + 1} of the journal is damaged, and there are records"):
+    # Of checksum, length, sequence, id, the head's checksum, payload, a stamp, and the zeros of the last sector.
+    for record in range(3):
+        for byte in (0, 5, 8, 20, 26, 29, 511, 4000, 4095):
+            damaged = bytearray(whole)
+            damaged[start.offset + record * BLOCK + byte] ^= 4
+            (tmp_path / journal.FILE).write_bytes(damaged)
+            with pytest.raises(CorruptStore, match=f"record {record + 1} of the journal is damaged; put it back"):
+                held(tmp_path, start)
+
+
+def test_a_record_that_is_missing_before_others_is_refused(tmp_path: Path) -> None:
+    written = journal.prepare(tmp_path, SMALL, durable=False)
+    start = written.mark
+    before = (tmp_path / journal.FILE).read_bytes()
+    for payload in (b"one", b"two", b"three"):
+        written.append(payload)
+    whole = (tmp_path / journal.FILE).read_bytes()
+    for record in range(2):
+        first = start.offset + record * BLOCK
+        (tmp_path / journal.FILE).write_bytes(whole[:first] + before[first : first + BLOCK] + whole[first + BLOCK :])
+        with pytest.raises(CorruptStore, match=f"record {record + 1} of the journal is damaged"):
             held(tmp_path, start)
+
+
+def test_a_journal_of_which_nothing_is_in_use_is_not_overwritten_where_its_mark_is(tmp_path: Path) -> None:
+    written = journal.prepare(tmp_path, SMALL, durable=False)
+    written.append(bytes(9 * BLOCK))
+    written.release(written.mark)
+    mark = written.mark
+    assert not written.fits(11 * BLOCK)
+    written.append(bytes(7 * BLOCK))
+    assert written.mark.offset < mark.offset
+    # Said late: by a commit that was begun before the record was.
+    written.release(mark)
+    while written.fits(10):
+        written.append(b"more")
+    assert [len(payload) for payload in held(tmp_path, mark)] == [7 * BLOCK, 4]
 
 
 def test_a_journal_that_is_missing_cut_off_or_another_one_is_refused(tmp_path: Path) -> None:
@@ -405,6 +464,71 @@ async def test_an_environment_is_never_opened_with_the_journal_of_another(tmp_pa
     shutil.copy(tmp_path / "a" / journal.FILE, tmp_path / "b" / journal.FILE)
     with pytest.raises(CorruptStore, match="is not the journal that this log was written with"):
         opened(tmp_path / "b")
+
+
+async def test_a_journal_of_a_build_without_stamps_is_executed_and_replaced(tmp_path: Path) -> None:
+    journaled = Journaled(tmp_path, journal.SIZE)
+    start = journaled.journal.mark
+    for number in range(5):
+        journaled.put(number, size=3000 * number)
+    journaled.engine.close()
+    journaled.journal.close()
+    unstamp(tmp_path / journal.FILE, start)
+    assert numbers(await reopened(tmp_path)) == list(range(5))
+    env = opened(tmp_path)
+    await put_and_wait(env.writer, {b"0005": b"v"})
+    await env.close()
+    assert (tmp_path / journal.FILE).read_bytes()[-4096:] == sectors.blank(4096)
+    assert numbers(await reopened(tmp_path)) == list(range(6))
+
+
+async def test_a_record_without_stamps_that_was_cut_off_is_no_record_and_damaged_before_others_is_refused(
+    tmp_path: Path,
+) -> None:
+    journaled = Journaled(tmp_path, journal.SIZE)
+    start = journaled.journal.mark
+    for number in range(3):
+        journaled.put(number)
+    journaled.engine.close()
+    journaled.journal.close()
+    unstamp(tmp_path / journal.FILE, start)
+    whole = (tmp_path / journal.FILE).read_bytes()
+    for record, flipped in ((1, 40), (0, 3)):
+        damaged = bytearray(whole)
+        damaged[start.offset + record * BLOCK + flipped] ^= 1
+        (tmp_path / journal.FILE).write_bytes(damaged)
+        with pytest.raises(CorruptStore, match=f"record {record + 1} of the journal is damaged"):
+            opened(tmp_path)
+    (tmp_path / journal.FILE).write_bytes(whole[: start.offset + 2 * BLOCK] + bytes(len(whole) - 4 * BLOCK))
+    with pytest.raises(CorruptStore, match="the journal has"):
+        opened(tmp_path)
+    cut_off = start.offset + 2 * BLOCK
+    (tmp_path / journal.FILE).write_bytes(whole[:cut_off] + bytes(len(whole) - cut_off))
+    assert numbers(await reopened(tmp_path)) == [0, 1]
+
+
+async def test_a_build_without_stamps_finds_that_a_closed_journal_holds_nothing_for_it(tmp_path: Path) -> None:
+    env = opened(tmp_path)
+    await put_and_wait(env.writer, {b"0001": b"v"})
+    await env.close()
+    # What such a build looks at, written out: the head, and the id in the environment's mark.
+    head = (tmp_path / journal.FILE).read_bytes()[:29]
+    _, identifier, size, live = Struct("<8s8sQB").unpack(head[:25])
+    assert head[25:] == crc32(head[:25]).to_bytes(4, "little")
+    stored_id, sequence, _, _ = Struct("<8sQQI").unpack(rows_of(tmp_path, "meta")[JOURNAL_KEY])
+    assert (identifier, size, live, sequence) == (stored_id, journal.SIZE, 1, 0)
+
+
+async def test_a_journal_of_a_later_build_is_refused(tmp_path: Path) -> None:
+    journaled = Journaled(tmp_path)
+    journaled.put(1)
+    journaled.engine.close()
+    journaled.journal.close()
+    whole = (tmp_path / journal.FILE).read_bytes()
+    head = b"kvjrnl03" + whole[8:25]
+    (tmp_path / journal.FILE).write_bytes(head + crc32(head).to_bytes(4, "little") + whole[29:])
+    with pytest.raises(CorruptStore, match="a journal that this version of kvstore does not read"):
+        opened(tmp_path)
 
 
 async def test_where_no_journal_can_be_made_the_environment_is_written_at_once(
