@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from kvstore.pb import rpc_pb2 as kvstore_dot_pb_dot_rpc__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19kvstore/pb/internal.proto\x12\tkvstorepb\x1a\x14kvstore/pb/rpc.proto\"`\n\x0cRequestBatch\x12\x10\n\x08proposer\x18\x01 \x01(\x06\x12\x10\n\x08sequence\x18\x02 \x01(\x06\x12,\n\x08requests\x18\x03 \x03(\x0b\x32\x1a.kvstorepb.InternalRequest\"\xd1\x04\n\x0fInternalRequest\x12\'\n\x03put\x18\x01 \x01(\x0b\x32\x18.etcdserverpb.PutRequestH\x00\x12\x38\n\x0c\x64\x65lete_range\x18\x02 \x01(\x0b\x32 .etcdserverpb.DeleteRangeRequestH\x00\x12\'\n\x03txn\x18\x03 \x01(\x0b\x32\x18.etcdserverpb.TxnRequestH\x00\x12\x35\n\ncompaction\x18\x04 \x01(\x0b\x32\x1f.etcdserverpb.CompactionRequestH\x00\x12\x36\n\x0blease_grant\x18\x05 \x01(\x0b\x32\x1f.etcdserverpb.LeaseGrantRequestH\x00\x12\x38\n\x0clease_revoke\x18\x06 \x01(\x0b\x32 .etcdserverpb.LeaseRevokeRequestH\x00\x12@\n\x10lease_checkpoint\x18\x07 \x01(\x0b\x32$.etcdserverpb.LeaseCheckpointRequestH\x00\x12+\n\x05\x61larm\x18\x08 \x01(\x0b\x32\x1a.etcdserverpb.AlarmRequestH\x00\x12\x38\n\x11member_attributes\x18\t \x01(\x0b\x32\x1b.kvstorepb.MemberAttributesH\x00\x12\x1f\n\x04noop\x18\n \x01(\x0b\x32\x0f.kvstorepb.NoopH\x00\x12\x34\n\x0f\x63luster_version\x18\x0b \x01(\x0b\x32\x19.kvstorepb.ClusterVersionH\x00\x42\t\n\x07request\"H\n\x10MemberAttributes\x12\x11\n\tmember_id\x18\x01 \x01(\x04\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x13\n\x0b\x63lient_urls\x18\x03 \x03(\t\"\x06\n\x04Noop\"!\n\x0e\x43lusterVersion\x12\x0f\n\x07version\x18\x01 \x01(\r\"i\n\x0cMemberChange\x12$\n\x06member\x18\x01 \x01(\x0b\x32\x14.etcdserverpb.Member\x12\x0f\n\x07promote\x18\x02 \x01(\x08\x12\x10\n\x08proposer\x18\x03 \x01(\x06\x12\x10\n\x08sequence\x18\x04 \x01(\x06\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19kvstore/pb/internal.proto\x12\tkvstorepb\x1a\x14kvstore/pb/rpc.proto\"`\n\x0cRequestBatch\x12\x10\n\x08proposer\x18\x01 \x01(\x06\x12\x10\n\x08sequence\x18\x02 \x01(\x06\x12,\n\x08requests\x18\x03 \x03(\x0b\x32\x1a.kvstorepb.InternalRequest\"\xe8\x04\n\x0fInternalRequest\x12\'\n\x03put\x18\x01 \x01(\x0b\x32\x18.etcdserverpb.PutRequestH\x00\x12\x38\n\x0c\x64\x65lete_range\x18\x02 \x01(\x0b\x32 .etcdserverpb.DeleteRangeRequestH\x00\x12\'\n\x03txn\x18\x03 \x01(\x0b\x32\x18.etcdserverpb.TxnRequestH\x00\x12\x35\n\ncompaction\x18\x04 \x01(\x0b\x32\x1f.etcdserverpb.CompactionRequestH\x00\x12\x36\n\x0blease_grant\x18\x05 \x01(\x0b\x32\x1f.etcdserverpb.LeaseGrantRequestH\x00\x12\x38\n\x0clease_revoke\x18\x06 \x01(\x0b\x32 .etcdserverpb.LeaseRevokeRequestH\x00\x12@\n\x10lease_checkpoint\x18\x07 \x01(\x0b\x32$.etcdserverpb.LeaseCheckpointRequestH\x00\x12+\n\x05\x61larm\x18\x08 \x01(\x0b\x32\x1a.etcdserverpb.AlarmRequestH\x00\x12\x38\n\x11member_attributes\x18\t \x01(\x0b\x32\x1b.kvstorepb.MemberAttributesH\x00\x12\x36\n\x10removals_settled\x18\n \x01(\x0b\x32\x1a.kvstorepb.RemovalsSettledH\x00\x12\x34\n\x0f\x63luster_version\x18\x0b \x01(\x0b\x32\x19.kvstorepb.ClusterVersionH\x00\x42\t\n\x07request\"H\n\x10MemberAttributes\x12\x11\n\tmember_id\x18\x01 \x01(\x04\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x13\n\x0b\x63lient_urls\x18\x03 \x03(\t\"\"\n\x0fRemovalsSettled\x12\x0f\n\x07members\x18\x01 \x03(\x06\"!\n\x0e\x43lusterVersion\x12\x0f\n\x07version\x18\x01 \x01(\r\"i\n\x0cMemberChange\x12$\n\x06member\x18\x01 \x01(\x0b\x32\x14.etcdserverpb.Member\x12\x0f\n\x07promote\x18\x02 \x01(\x08\x12\x10\n\x08proposer\x18\x03 \x01(\x06\x12\x10\n\x08sequence\x18\x04 \x01(\x06\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -35,13 +35,13 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_REQUESTBATCH']._serialized_start=62
   _globals['_REQUESTBATCH']._serialized_end=158
   _globals['_INTERNALREQUEST']._serialized_start=161
-  _globals['_INTERNALREQUEST']._serialized_end=754
-  _globals['_MEMBERATTRIBUTES']._serialized_start=756
-  _globals['_MEMBERATTRIBUTES']._serialized_end=828
-  _globals['_NOOP']._serialized_start=830
-  _globals['_NOOP']._serialized_end=836
-  _globals['_CLUSTERVERSION']._serialized_start=838
-  _globals['_CLUSTERVERSION']._serialized_end=871
-  _globals['_MEMBERCHANGE']._serialized_start=873
-  _globals['_MEMBERCHANGE']._serialized_end=978
+  _globals['_INTERNALREQUEST']._serialized_end=777
+  _globals['_MEMBERATTRIBUTES']._serialized_start=779
+  _globals['_MEMBERATTRIBUTES']._serialized_end=851
+  _globals['_REMOVALSSETTLED']._serialized_start=853
+  _globals['_REMOVALSSETTLED']._serialized_end=887
+  _globals['_CLUSTERVERSION']._serialized_start=889
+  _globals['_CLUSTERVERSION']._serialized_end=922
+  _globals['_MEMBERCHANGE']._serialized_start=924
+  _globals['_MEMBERCHANGE']._serialized_end=1029
 # @@protoc_insertion_point(module_scope)

@@ -63,7 +63,7 @@ class InternalRequest(_message.Message):
     LEASE_CHECKPOINT_FIELD_NUMBER: _builtins.int
     ALARM_FIELD_NUMBER: _builtins.int
     MEMBER_ATTRIBUTES_FIELD_NUMBER: _builtins.int
-    NOOP_FIELD_NUMBER: _builtins.int
+    REMOVALS_SETTLED_FIELD_NUMBER: _builtins.int
     CLUSTER_VERSION_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def put(self) -> _rpc_pb2.PutRequest: ...
@@ -84,9 +84,7 @@ class InternalRequest(_message.Message):
     @_builtins.property
     def member_attributes(self) -> Global___MemberAttributes: ...
     @_builtins.property
-    def noop(self) -> Global___Noop:
-        """Never an effect: a batch of this kind is proposed to learn that the log moves."""
-
+    def removals_settled(self) -> Global___RemovalsSettled: ...
     @_builtins.property
     def cluster_version(self) -> Global___ClusterVersion: ...
     def __init__(
@@ -101,14 +99,14 @@ class InternalRequest(_message.Message):
         lease_checkpoint: _rpc_pb2.LeaseCheckpointRequest | None = ...,
         alarm: _rpc_pb2.AlarmRequest | None = ...,
         member_attributes: Global___MemberAttributes | None = ...,
-        noop: Global___Noop | None = ...,
+        removals_settled: Global___RemovalsSettled | None = ...,
         cluster_version: Global___ClusterVersion | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["alarm", b"alarm", "cluster_version", b"cluster_version", "compaction", b"compaction", "delete_range", b"delete_range", "lease_checkpoint", b"lease_checkpoint", "lease_grant", b"lease_grant", "lease_revoke", b"lease_revoke", "member_attributes", b"member_attributes", "noop", b"noop", "put", b"put", "request", b"request", "txn", b"txn"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["alarm", b"alarm", "cluster_version", b"cluster_version", "compaction", b"compaction", "delete_range", b"delete_range", "lease_checkpoint", b"lease_checkpoint", "lease_grant", b"lease_grant", "lease_revoke", b"lease_revoke", "member_attributes", b"member_attributes", "put", b"put", "removals_settled", b"removals_settled", "request", b"request", "txn", b"txn"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["alarm", b"alarm", "cluster_version", b"cluster_version", "compaction", b"compaction", "delete_range", b"delete_range", "lease_checkpoint", b"lease_checkpoint", "lease_grant", b"lease_grant", "lease_revoke", b"lease_revoke", "member_attributes", b"member_attributes", "noop", b"noop", "put", b"put", "request", b"request", "txn", b"txn"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["alarm", b"alarm", "cluster_version", b"cluster_version", "compaction", b"compaction", "delete_range", b"delete_range", "lease_checkpoint", b"lease_checkpoint", "lease_grant", b"lease_grant", "lease_revoke", b"lease_revoke", "member_attributes", b"member_attributes", "put", b"put", "removals_settled", b"removals_settled", "request", b"request", "txn", b"txn"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_request: _TypeAlias = _typing.Literal["put", "delete_range", "txn", "compaction", "lease_grant", "lease_revoke", "lease_checkpoint", "alarm", "member_attributes", "noop", "cluster_version"]  # noqa: Y015
+    _WhichOneofReturnType_request: _TypeAlias = _typing.Literal["put", "delete_range", "txn", "compaction", "lease_grant", "lease_revoke", "lease_checkpoint", "alarm", "member_attributes", "removals_settled", "cluster_version"]  # noqa: Y015
     _WhichOneofArgType_request: _TypeAlias = _typing.Literal["request", b"request"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_request) -> _WhichOneofReturnType_request | None: ...
 
@@ -143,19 +141,28 @@ class MemberAttributes(_message.Message):
 Global___MemberAttributes: _TypeAlias = MemberAttributes  # noqa: Y015
 
 @_typing.final
-class Noop(_message.Message):
+class RemovalsSettled(_message.Message):
+    """The leader had applied that these members are removed before it appended this. Once it is committed, so many of those
+    who stay know of the removals that they need the removed ones no more: not for a vote, not to learn of it.
+    """
+
     DESCRIPTOR: _descriptor.Descriptor
 
+    MEMBERS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def members(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
     def __init__(
         self,
+        *,
+        members: _abc.Iterable[_builtins.int] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["members", b"members"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___Noop: _TypeAlias = Noop  # noqa: Y015
+Global___RemovalsSettled: _TypeAlias = RemovalsSettled  # noqa: Y015
 
 @_typing.final
 class ClusterVersion(_message.Message):

@@ -45,7 +45,7 @@ class PeerHost(Protocol):
         """A member has begun to send messages, and says what it speaks."""
 
     def is_removed(self, member: int) -> bool:
-        """Whether a member was removed from the cluster."""
+        """Whether a member was removed from the cluster, and is to hear of it."""
 
     def receive(self, messages: Sequence[Message]) -> None:
         """Take raft messages."""

@@ -189,6 +189,12 @@ class Link:
         """Call a method of the member's Peer service."""
         return self._channel.unary(SERVICE + method, request, metadata=self._caller().metadata(), timeout=timeout)
 
+    def knock(self) -> None:
+        """Send nothing, in a message of its own."""
+        stream = self._stream
+        if stream is not None and stream.writable and not self._held:
+            self._write(stream, [])
+
     def heard(self, received_bytes: int) -> None:
         """The member has sent something: it is alive."""
         self.stats.received_bytes += received_bytes
@@ -416,6 +422,11 @@ class Transport:
         if link is None:
             return Promise.failed(RpcError(StatusCode.UNAVAILABLE, f"member {member:x} is not known here"))
         return link.call(method, request, timeout)
+
+    def knock(self) -> None:
+        """Have every member look whether this one still belongs to the cluster: who knows better turns it away."""
+        for link in self._links.values():
+            link.knock()
 
     def heard_from(self, member: int, received_bytes: int) -> None:
         """A member is alive."""

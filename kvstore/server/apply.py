@@ -80,7 +80,7 @@ class Applier:
                 "lease_checkpoint": self._lease_checkpoint,
                 "alarm": self._alarm,
                 "member_attributes": self._member_attributes,
-                "noop": self._noop,
+                "removals_settled": self._removals_settled,
                 "cluster_version": self._cluster_version,
             },
         )
@@ -181,7 +181,8 @@ class Applier:
         self._membership.set_attributes(request)
         return b""
 
-    def _noop(self, request: internal_pb2.Noop) -> bytes:
+    def _removals_settled(self, request: internal_pb2.RemovalsSettled) -> bytes:
+        self._membership.settle(request.members)
         return b""
 
     def _cluster_version(self, request: internal_pb2.ClusterVersion) -> bytes:

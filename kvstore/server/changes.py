@@ -20,6 +20,7 @@ from kvstore.server.leader_calls import LeaderCalls
 from kvstore.server.membership import Membership, member_id
 from kvstore.server.proposals import Proposals
 from kvstore.server.ready_loop import ReadyLoop
+from kvstore.server.removals import Removals
 from raft.messages import ConfChange, ConfChangeType
 
 HEALTHY_SECONDS: Final = 5.0
@@ -53,6 +54,7 @@ class MembershipChanges:
     leader: LeaderCalls
     now: Callable[[], float]
     chance: random.Random
+    removals: Removals
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
     promoted: int = 0
     promotions_refused: Counter[str] = field(default_factory=Counter)
@@ -74,13 +76,22 @@ class MembershipChanges:
         return self.membership.get(member.ID) or member, self.membership.all()
 
     async def remove(self, number: int) -> list[Member]:
-        """Remove a member: everybody left. Raises MemberNotFound, MemberNotEnoughStarted or Unhealthy."""
+        """Remove a member: everybody left, once they can do without it.
+
+        Raises MemberNotFound, MemberNotEnoughStarted, Unhealthy or RequestTimeout.
+        """
+        until = self.now() + self.config.request_timeout
         self.membership.check_remove(number)
         member = self.membership.get(number)
         if self.config.strict_reconfig_check and member is not None and not member.isLearner:
             self._check_started(adding=0, removing=number)
             self._check_quorum_without(number)
         await self._propose(ConfChangeType.REMOVE_NODE, Member(ID=number))
+        try:
+            async with asyncio.timeout_at(until):
+                await self.removals.settled(number)
+        except TimeoutError:
+            raise errors.RequestTimeout from None
         return self.membership.all()
 
     async def update(self, number: int, peer_urls: Sequence[str]) -> list[Member]:

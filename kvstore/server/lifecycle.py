@@ -91,6 +91,7 @@ class Lifecycle:
         self._stepping_aside = False
         self._tasks: set[asyncio.Task[None]] = set()
         self._stopping = False
+        self._leaving = False
         self._log = structlog.get_logger("kvstore.member")
         self.leader_changes = 0
         self.late_heartbeats = 0
@@ -104,6 +105,8 @@ class Lifecycle:
         for known in self._state.membership.all():
             self.transport.set_member(known.ID, known.peerURLs)
         self._state.membership.on_change = self._member_changed
+        if self._state.membership.is_removed(self.id):
+            self._leave()
         if self._config.initial_election_tick_advance:
             # Most of the first election timeout need not be waited for: pre-vote keeps a running cluster undisturbed.
             for _ in range(self._config.election_ticks - 2):
@@ -191,8 +194,9 @@ class Lifecycle:
         if self._stopping:
             return
         self._stopping = True
-        with contextlib.suppress(errors.KvstoreError, TimeoutError):
-            await self._hand_over()
+        if not self.removed.is_set():
+            with contextlib.suppress(errors.KvstoreError, TimeoutError):
+                await self._hand_over()
         self.member.proposer.stopped = True
         for timer in (self._tick_timer, self._compact_timer):
             if timer is not None:
@@ -227,6 +231,22 @@ class Lifecycle:
         async with asyncio.timeout(STOP_SECONDS):
             await self.member.move_leader(best[1])
 
+    def _leave(self) -> None:
+        """This member has been removed. It stays, as a voter that others may need, until one of them turns it away."""
+        if not self._leaving:
+            self._leaving = True
+            self._log.warning("this member is being removed from the cluster; it stays until the others are ready")
+            task = self._loop.create_task(self._lead_no_more())
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+    async def _lead_no_more(self) -> None:
+        """Hand the lead on to one of those who stay: a removed leader can append nothing."""
+        while True:
+            with contextlib.suppress(errors.KvstoreError, TimeoutError):
+                await self._hand_over()
+            await asyncio.sleep(self._tick_seconds)
+
     # Time
 
     def _tick(self) -> None:
@@ -245,6 +265,9 @@ class Lifecycle:
             # Nothing more is applied here until there is room, which may be in a day.
             self.proposals.expire(now + self._config.request_timeout - FULL_DISK_SECONDS, error)
         self._versions.tick()
+        self.member.changes.removals.look()
+        if self._leaving:
+            self.transport.knock()
         self.member.loop.tick()
 
     def _campaign_if_alone(self) -> None:
@@ -301,10 +324,11 @@ class Lifecycle:
         if known is not None:
             self.transport.set_member(number, known.peerURLs)
         elif number == self.id:
-            self.report_removed()
-        else:
-            # The one that is removed should still hear of it.
+            self._leave()
+        elif not self._state.membership.is_settled(number):
+            # The one that is removed may still be needed.
             self._loop.call_later(2 * self._config.election_timeout / 1000, self._forget_member, number)
+        self.member.changes.removals.look()
 
     def _forget_member(self, number: int) -> None:
         if not self._stopping and self._state.membership.get(number) is None:
@@ -322,8 +346,8 @@ class Lifecycle:
         self._versions.speaks(member, versions)
 
     def is_removed(self, member: int) -> bool:
-        """Whether a member was removed from the cluster."""
-        return self._state.membership.is_removed(member)
+        """Whether a member was removed from the cluster, and nobody needs it any more."""
+        return self._state.membership.is_settled(member)
 
     @property
     def has_room(self) -> bool:
@@ -400,10 +424,11 @@ class Lifecycle:
         self.member.loop.call(lambda node: node.report_snapshot(member, ok))
 
     def report_removed(self) -> None:
-        """This member was removed: it was told, or others know already."""
+        """Another member says that this one was removed, and that the others can do without it."""
         if not self.removed.is_set():
             self._log.warning("this member has been removed from the cluster; it stops")
             self.removed.set()
+            self.member.changes.removals.told()
 
     async def copy_state(self) -> Copy:
         """A consistent copy of the state, made now."""

@@ -7,12 +7,16 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable, Sequence
-from typing import Protocol
+from typing import Final, Protocol
 
 from kvstore import errors
 from kvstore.pb import internal_pb2
 from kvstore.pb.rpc_pb2 import Member
 from raft.messages import ConfChange, ConfChangeType, ConfState
+
+_NEEDED: Final = b"\x00"
+_SETTLED: Final = b"\x01"
+"""What the row of a removed member holds, before and after nobody needs it any more."""
 
 
 class MemberTable(Protocol):
@@ -59,13 +63,16 @@ class Membership:
         self.on_change = on_change
         self._members: dict[int, Member] = {}
         self._removed: set[int] = set()
+        self._unsettled: set[int] = set()
         self.reload()
 
     def reload(self) -> None:
         """Read everything again: the state was replaced."""
         rows = self._table.scan(b"", None)
         self._members = {int.from_bytes(key, "big"): Member.FromString(row) for key, row in rows}
-        self._removed = {int.from_bytes(key, "big") for key, _ in self._removed_table.scan(b"", None)}
+        removed = {int.from_bytes(key, "big"): row for key, row in self._removed_table.scan(b"", None)}
+        self._removed = set(removed)
+        self._unsettled = {number for number, row in removed.items() if row == _NEEDED}
 
     def all(self) -> list[Member]:
         """Every member, by id. The messages are not to be changed."""
@@ -78,6 +85,15 @@ class Membership:
     def is_removed(self, number: int) -> bool:
         """Whether a member with this id was removed; it may never come back."""
         return number in self._removed
+
+    def is_settled(self, number: int) -> bool:
+        """Whether a member with this id was removed, and those who stay can do without it."""
+        return number in self._removed and number not in self._unsettled
+
+    @property
+    def unsettled(self) -> list[int]:
+        """Ids of the removed members that those who stay may need still."""
+        return sorted(self._unsettled)
 
     def voters(self) -> list[Member]:
         """The members that vote."""
@@ -141,6 +157,9 @@ class Membership:
             return errors.PeerURLExist() if taken & set(context.member.peerURLs) else None
         if known is None:
             return errors.MemberNotFound()
+        if change.type is ConfChangeType.REMOVE_NODE and self.voters() == [known]:
+            # Two were to be removed at once.
+            return errors.MemberNotEnoughStarted()
         if change.type is ConfChangeType.UPDATE_NODE:
             try:
                 self.check_update(number, context.member.peerURLs)
@@ -155,7 +174,8 @@ class Membership:
             del self._members[number]
             self._table.delete(_key(number))
             self._removed.add(number)
-            self._removed_table.put(_key(number), b"\x01")
+            self._unsettled.add(number)
+            self._removed_table.put(_key(number), _NEEDED)
         else:
             member = Member()
             known = self._members.get(number)
@@ -173,6 +193,13 @@ class Membership:
                     member.peerURLs.extend(context.member.peerURLs)
             self._store(member)
         self.on_change(number)
+
+    def settle(self, numbers: Iterable[int]) -> None:
+        """Those who stay can do without these removed members; others are ignored."""
+        for number in self._unsettled.intersection(numbers):
+            self._unsettled.remove(number)
+            self._removed_table.put(_key(number), _SETTLED)
+            self.on_change(number)
 
     def set_attributes(self, attributes: internal_pb2.MemberAttributes) -> None:
         """Take what a member says of itself; one that is gone is ignored."""

@@ -27,6 +27,7 @@ from raft.messages import (
     LOCAL_APPEND_THREAD,
     LOCAL_APPLY_THREAD,
     Entry,
+    EntryType,
     HardState,
     Message,
     MessageType,
@@ -130,6 +131,10 @@ class ReadyLoop:
         # Term and vote that the log has or is about to have; for each write under way, what follows it.
         self._ballot = (node.basic_status().hard_state.term, node.basic_status().hard_state.vote)
         self._writing: deque[list[Message]] = deque()
+        # Where the log has membership changes that are not committed as far as is written, those that it had at the
+        # start summed up; and the hard state that says that one is, to be written with the next entries.
+        self._changes: deque[int] = deque((node.basic_status().hard_state.commit + 1,))
+        self._owed: HardState | None = None
         self._scheduled = False
         self.installing = False
         self._stopped = False
@@ -154,7 +159,10 @@ class ReadyLoop:
 
     def tick(self) -> None:
         """Let one tick of raft's clock pass."""
-        self._calls.append(RawNode.tick)
+        # While the state is being replaced there are no turns, and time stands still for raft: all of it at once would
+        # make a follower that has just come level campaign.
+        if not self.installing:
+            self._calls.append(RawNode.tick)
         self._reads.tick(self._loop.time())
         self.wake()
 
@@ -336,7 +344,7 @@ class ReadyLoop:
         hard_state = HardState(message.term, message.vote, message.commit) if message.term else None
         if message.snapshot is None:
             if not message.entries and (message.term, message.vote) in (self._ballot, (0, 0)):
-                self._append_commit(message)
+                self._append_commit(message, hard_state)
             else:
                 self._write(message, hard_state, None)
             return
@@ -358,8 +366,21 @@ class ReadyLoop:
         self._machine.install(metadata, installed)
 
     def _write(self, message: Message, hard_state: HardState | None, snapshot: SnapshotMetadata | None) -> None:
+        if hard_state is None:
+            hard_state = self._owed
+        self._owed = None
+        changes = self._changes
+        entries = message.entries
+        if entries:
+            while changes and changes[-1] >= entries[0].index:
+                changes.pop()
+            for entry in entries:
+                if entry.type is not EntryType.NORMAL:
+                    changes.append(entry.index)
         if hard_state is not None:
             self._ballot = (hard_state.term, hard_state.vote)
+            while changes and changes[0] <= hard_state.commit:
+                changes.popleft()
         followers: list[Message] = []
         self._writing.append(followers)
 
@@ -369,11 +390,15 @@ class ReadyLoop:
             for follower in followers:
                 self._persisted(follower)
 
-        self._log.append(hard_state, message.entries, snapshot, written)
+        self._log.append(hard_state, entries, snapshot, written)
 
-    def _append_commit(self, message: Message) -> None:
+    def _append_commit(self, message: Message, hard_state: HardState | None) -> None:
         # Nothing but the commit index moved. It need not be durable (a member that forgets it learns it again), so it
-        # is worth no sync of its own; its responses only keep their place behind the writes under way.
+        # is worth no sync of its own; its responses only keep their place behind the writes under way. That a
+        # membership change is committed has to be known with every entry after it, though: see removals.py.
+        changes = self._changes
+        if hard_state is not None and changes and changes[0] <= hard_state.commit:
+            self._owed = hard_state
         if self._writing:
             self._writing[-1].append(message)
         else:

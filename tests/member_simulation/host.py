@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -31,8 +31,19 @@ from kvstore.server.start import RunningMember, start_member
 from kvstore.server.surroundings import Surroundings
 from kvstore.storage.errors import WriterFailed
 from kvstore.storage.wal import Wal
+from raft.confcodec import decode_entry
 from raft.errors import Compacted, Unavailable
-from raft.messages import Entry, HardState, Message, MessageType, SnapshotMetadata, StateType
+from raft.messages import (
+    ConfChange,
+    ConfChangeType,
+    Entry,
+    EntryType,
+    HardState,
+    Message,
+    MessageType,
+    SnapshotMetadata,
+    StateType,
+)
 from tests.member_simulation.disk import DiskHabits, Disks
 from tests.member_simulation.network import Channel, Handlers, Network, Server
 from tests.member_simulation.timeline import ProcessLoop, Timeline, Violation
@@ -104,6 +115,8 @@ class Group:
         self.truth = truth
         self.invariants = invariants
         self.logs: dict[int, KnownLog] = {}
+        # At which entry each member was removed.
+        self.removals: dict[int, int] = {}
 
 
 class Host:
@@ -308,6 +321,11 @@ class Host:
             for entry in entries:
                 self._guarded(partial(group.invariants.applied, member.id, entry, as_disk))
                 self._guarded(partial(group.truth.apply, self.name, entry))
+                if entry.type is not EntryType.NORMAL:
+                    change = decode_entry(entry)
+                    assert isinstance(change, ConfChange)
+                    if change.type is ConfChangeType.REMOVE_NODE:
+                        group.removals.setdefault(change.node_id, entry.index)
             apply(entries)
             last = entries[-1].index
             self._guarded(lambda: group.truth.check_state(self.name, last, member.store.revision))
@@ -330,11 +348,19 @@ class Host:
                 self._guarded(partial(self._check_promise, log, message))
             send(to, messages)
 
+        settle = state.membership.settle
+
+        def checked_settle(numbers: Iterable[int]) -> None:
+            numbers = list(numbers)
+            self._guarded(lambda: self._check_settled(member, numbers))
+            settle(numbers)
+
         # No daemon is told another interval, and in five minutes a world is over.
         lessor = state.lessor
         lessor._config = replace(lessor._config, checkpoint_interval=self._checkpoint_seconds)
         # The parts call each other by these names; nothing of theirs has to know.
         state.apply = checked_apply  # type: ignore[method-assign]
+        state.membership.settle = checked_settle  # type: ignore[method-assign]
         state.turn_ended = checked_turn  # type: ignore[method-assign]
         state.install = checked_install  # type: ignore[method-assign]
         running.lifecycle.transport.send = checked_send  # type: ignore[method-assign]
@@ -369,6 +395,18 @@ class Host:
     def _quorums(member: Member) -> list[Collection[int]]:
         voters = member.loop.node.raft.tracker.config.voters
         return [quorum for quorum in (voters.incoming, voters.outgoing) if quorum]
+
+    def _check_settled(self, member: Member, numbers: Iterable[int]) -> None:
+        """Whoever of those who stay makes a quorum, one of it has on disk that these removals are committed."""
+        voters = [voter.ID for voter in member.state.membership.voters()]
+        for number in numbers:
+            removed_at = self._group.removals[number]
+            logs = [self._group.logs.get(voter, KnownLog()) for voter in voters]
+            known = sum(log.hard_state.commit >= removed_at for log in logs)
+            if known + len(voters) // 2 + 1 <= len(voters):
+                raise Violation(
+                    f"removal: {number:x}, removed at {removed_at}, is let go when {known} of {len(voters)} know it"
+                )
 
     def _check_promise(self, log: KnownLog, message: Message) -> None:
         if message.reject:

@@ -446,9 +446,7 @@ class World:
         host = self.chance.choice([host for host in self.hosts if not host.removed and host.member_id])
         voters = [member.ID for member in self._known_members() if not member.isLearner]
         staying = [member for member in voters if member not in self._leaving]
-        if host.member_id in voters and len(staying) <= 2:
-            # Of two, one that is told first that it is removed is gone, and the other may have to ask it for its vote
-            # if it dies before it has written down that it is alone.
+        if host.member_id in voters and len(staying) <= 1:
             return
         self._leaving.add(host.member_id)
         self.operator.choose()
@@ -518,7 +516,7 @@ class World:
             if host.member.is_learner:
                 continue
             self.operator.visit(host)
-            await self.operator.call("KV/Txn", _NOTHING, pb.TxnResponse)
+            await self.operator.call("KV/Txn", NOTHING, pb.TxnResponse)
         return True
 
     async def _leases_ended(self) -> bool:
@@ -565,7 +563,7 @@ class World:
         return "; ".join([*lines, *watching, f"the truth at {self.truth.applied}, revision {self.truth.revision}"])
 
 
-_NOTHING: Final = pb.TxnRequest(
+NOTHING: Final = pb.TxnRequest(
     success=[pb.RequestOp(request_delete_range=pb.DeleteRangeRequest(key=b"there is no such key"))]
 )
 """A write without an effect on the store: whoever answers it has a leader and a quorum."""

@@ -48,10 +48,36 @@ def test_ids_depend_on_urls_and_token_only() -> None:
 
 def test_a_removed_member_never_comes_back(membership: Membership) -> None:
     carry_out(membership, ConfChangeType.ADD_NODE, 1, "http://a:1")
+    carry_out(membership, ConfChangeType.ADD_NODE, 2, "http://b:1")
     carry_out(membership, ConfChangeType.REMOVE_NODE, 1)
     assert membership.is_removed(1)
     verdict = membership.verdict(*change(ConfChangeType.ADD_NODE, 1, "http://a:1"))
     assert isinstance(verdict, errors.MemberNotFound)
+
+
+def test_a_removal_is_settled_when_it_is_said_so_and_stays_it(backend: Backend, membership: Membership) -> None:
+    changed: list[int] = []
+    for number in (1, 2, 3):
+        carry_out(membership, ConfChangeType.ADD_NODE, number, f"http://a:{number}")
+    carry_out(membership, ConfChangeType.REMOVE_NODE, 1)
+    carry_out(membership, ConfChangeType.REMOVE_NODE, 2)
+    assert membership.unsettled == [1, 2]
+    membership.on_change = changed.append
+    membership.settle([2, 3, 77])
+    again = Membership(backend.table("members"), backend.table("removed_members"))
+    for each in (membership, again):
+        assert [each.is_settled(number) for number in (1, 2, 3, 77)] == [False, True, False, False]
+        assert each.unsettled == [1]
+        assert each.is_removed(1)
+    assert changed == [2]
+
+
+def test_the_only_voter_is_not_removed(membership: Membership) -> None:
+    carry_out(membership, ConfChangeType.ADD_NODE, 1, "http://a:1")
+    carry_out(membership, ConfChangeType.ADD_LEARNER_NODE, 2, "http://a:2")
+    verdict = membership.verdict(*change(ConfChangeType.REMOVE_NODE, 1))
+    assert isinstance(verdict, errors.MemberNotEnoughStarted)
+    carry_out(membership, ConfChangeType.REMOVE_NODE, 2)
 
 
 def test_an_update_does_not_promote_a_learner(membership: Membership) -> None:
@@ -86,6 +112,7 @@ def test_learners_are_limited(membership: Membership) -> None:
 
 def test_everything_is_there_again_after_reload(backend: Backend, membership: Membership) -> None:
     carry_out(membership, ConfChangeType.ADD_NODE, 1, "http://a:1")
+    carry_out(membership, ConfChangeType.ADD_NODE, 3, "http://c:1")
     carry_out(membership, ConfChangeType.ADD_LEARNER_NODE, 2, "http://b:1")
     carry_out(membership, ConfChangeType.REMOVE_NODE, 1)
     backend.flush()

@@ -21,7 +21,7 @@ REQUESTS: dict[str, Message] = {
     "lease_checkpoint": pb.LeaseCheckpointRequest(checkpoints=[pb.LeaseCheckpoint(ID=3, remaining_TTL=1)]),
     "alarm": pb.AlarmRequest(action=pb.AlarmRequest.ACTIVATE, memberID=1, alarm=pb.AlarmType.NOSPACE),
     "member_attributes": internal_pb2.MemberAttributes(member_id=1, name="m", client_urls=["http://a:1"]),
-    "noop": internal_pb2.Noop(),
+    "removals_settled": internal_pb2.RemovalsSettled(members=[7]),
 }
 
 
@@ -67,10 +67,10 @@ def test_what_waits_too_long_fails_whether_proposed_or_not() -> None:
 
 def test_what_a_snapshot_may_have_swallowed_fails_and_the_rest_waits_on() -> None:
     proposals = Proposals(1, 1, 5.0)
-    proposed = add(proposals, "noop", internal_pb2.Noop())
+    proposed = add(proposals, "removals_settled", internal_pb2.RemovalsSettled())
     [(sequence, _)] = proposals.take()
     proposals.proposed(sequence, term=3)
-    waiting = add(proposals, "noop", internal_pb2.Noop())
+    waiting = add(proposals, "removals_settled", internal_pb2.RemovalsSettled())
     assert proposals.overtaken(errors.TimeoutDueToConnectionLost()) == 1
     assert isinstance(proposed.exception(), errors.TimeoutDueToConnectionLost)
     assert not waiting.done()
@@ -78,7 +78,7 @@ def test_what_a_snapshot_may_have_swallowed_fails_and_the_rest_waits_on() -> Non
 
 def test_an_applied_batch_is_given_back_once() -> None:
     proposals = Proposals(1, 9, 5.0)
-    promise = add(proposals, "noop", internal_pb2.Noop())
+    promise = add(proposals, "removals_settled", internal_pb2.RemovalsSettled())
     [(sequence, _)] = proposals.take()
     batch = proposals.applied(sequence)
     assert batch is not None

@@ -11,7 +11,19 @@ from kvstore.server.proposals import Proposals, decode
 from kvstore.server.reads import ReadRounds
 from kvstore.server.ready_loop import Leadership, ReadyLoop
 from raft import Config, MemoryStorage, RawNode
-from raft.messages import ConfState, Entry, HardState, Message, Snapshot, SnapshotMetadata
+from raft.confcodec import decode_entry, encode_conf_change
+from raft.messages import (
+    ConfChange,
+    ConfChangeType,
+    ConfState,
+    Entry,
+    EntryType,
+    HardState,
+    Message,
+    Snapshot,
+    SnapshotMetadata,
+    StateType,
+)
 
 
 class Log:
@@ -267,3 +279,107 @@ async def test_what_was_decided_as_the_leader_of_a_term_is_appended_in_that_term
     assert anew.exception() is None
     await group.until(lambda: len(old.machine.keys) == 4)
     assert old.machine.keys == [b"in time", b"missed", b"anybody's", b"anew"]
+
+
+async def test_time_that_passed_while_the_state_was_replaced_makes_nobody_campaign() -> None:
+    group = Group()
+    await group.until(lambda: any(member.loop.leadership.is_leader for member in group.members.values()))
+    await group.until(lambda: all(member.loop.leadership.leader for member in group.members.values()))
+    follower = next(member for member in group.members.values() if not member.loop.leadership.is_leader)
+    before = follower.loop.leadership
+    follower.loop.installing = True
+    for _ in range(100):
+        follower.loop.tick()
+        await asyncio.sleep(0)
+    follower.loop.installing = False
+    follower.loop.wake()
+    for _ in range(10):
+        await asyncio.sleep(0)
+    assert follower.loop.leadership == before
+    assert follower.loop.node.raft.state is StateType.FOLLOWER
+
+
+class Alone:
+    """A member that is alone, and what its log was asked to write: the entries and the commit index with them."""
+
+    def __init__(self, hard_state: HardState, entries: Sequence[Entry]) -> None:
+        self.storage = MemoryStorage(Snapshot(b"", SnapshotMetadata(ConfState(voters=[1]), 1, 1)))
+        self.storage.set_hard_state(hard_state)
+        self.storage.append(entries)
+        config = Config(
+            id=1, election_tick=10, heartbeat_tick=1, storage=self.storage, applied=1, async_storage_writes=True
+        )
+        self.node = node = RawNode(config)
+        self.written: list[tuple[list[int], int | None]] = []
+        self.failures: list[BaseException] = []
+        self.loop = ReadyLoop(
+            node=node,
+            member_id=1,
+            log=self,
+            peers=self,
+            machine=self,
+            proposals=Proposals(1, 1, 5.0),
+            reads=ReadRounds(1, 1, node.read_index, 5.0),
+            applied=1,
+            on_leadership=lambda leadership: None,
+            on_failure=self.failures.append,
+        )
+
+    def append(
+        self,
+        hard_state: HardState | None,
+        entries: Sequence[Entry],
+        snapshot: SnapshotMetadata | None,
+        done: Callable[[], None],
+    ) -> None:
+        self.written.append(([entry.index for entry in entries], hard_state.commit if hard_state else None))
+        if hard_state is not None:
+            self.storage.set_hard_state(hard_state)
+        self.storage.append(entries)
+        done()
+
+    def send(self, to: int, messages: list[Message]) -> None:
+        pass
+
+    def apply(self, entries: Sequence[Entry]) -> None:
+        for entry in entries:
+            if entry.type is not EntryType.NORMAL:
+                self.node.apply_conf_change(decode_entry(entry))
+
+    def install(self, snapshot: SnapshotMetadata, done: Callable[[], None]) -> None:
+        raise AssertionError("nobody falls behind here")
+
+    def turn_ended(self) -> None:
+        pass
+
+    async def do(self, action: Callable[[RawNode], None]) -> list[tuple[list[int], int | None]]:
+        """What is written in consequence."""
+        self.written.clear()
+        self.loop.call(action)
+        for _ in range(5):
+            await asyncio.sleep(0)
+        assert not self.failures
+        return list(self.written)
+
+
+async def test_that_a_membership_change_is_committed_is_written_with_the_entry_after_it() -> None:
+    member = Alone(HardState(1, 1, 1), ())
+    await member.do(RawNode.campaign)
+    await member.do(lambda node: node.propose(b"x"))
+    # A commit index that moves alone is written neither by itself nor with the next entry.
+    assert await member.do(lambda node: node.propose(b"x")) == [([4], None)]
+    learner = ConfChange(type=ConfChangeType.ADD_LEARNER_NODE, node_id=2)
+    assert await member.do(lambda node: node.propose_conf_change(learner)) == [([5], None)]
+    assert member.loop.applied == 5
+    assert await member.do(lambda node: node.propose(b"x")) == [([6], 5)]
+    assert await member.do(lambda node: node.propose(b"x")) == [([7], None)]
+
+
+async def test_of_a_change_in_the_log_of_the_last_process_it_is_written_too() -> None:
+    learner = ConfChange(type=ConfChangeType.ADD_LEARNER_NODE, node_id=2)
+    kind, data = encode_conf_change(learner)
+    member = Alone(HardState(1, 1, 1), [Entry(1, 2, kind, data)])
+    # All that the last process knew to be committed is forgotten, so it is committed again.
+    await member.do(RawNode.campaign)
+    assert member.loop.applied == 3
+    assert await member.do(lambda node: node.propose(b"x")) == [([4], 3)]
