@@ -49,6 +49,7 @@ from kvstore.server.metrics import (
 )
 from kvstore.server.proposals import Proposals
 from kvstore.server.ready_loop import ReadyLoop
+from kvstore.server.removals import Removals
 from kvstore.server.state import State
 from kvstore.server.surroundings import PeerServer, Surroundings
 from kvstore.server.telemetry import MeasuredReads, publish
@@ -241,6 +242,13 @@ async def _identify(config: Config, storage: _Storage, surroundings: Surrounding
         )
         return known, None
     if config.initial_cluster_state == "new":
+        if storage.backend.applied.index:
+            raise CorruptStore(
+                f"{storage.wal.path}: the log is empty, but the state in {storage.backend.path} is that of entry "
+                f"{storage.backend.applied.index}: one of them is not from here, as when a directory is made anew "
+                "while its member still runs; put the log back, or remove this member from the cluster and add it "
+                "again with an empty data directory"
+            )
         origin = found_cluster(config)
     else:
         origin = await join_cluster(
@@ -403,6 +411,7 @@ def _assemble(
             leader,
             loop.time,
             chance,
+            Removals(identity.member_id, state.membership, proposer, ready_loop),
         ),
         maintenance=Maintenance(
             config, identity.member_id, state, ready_loop, proposer, lambda: member.header_message(), disk, work_times

@@ -1,0 +1,182 @@
+"""A member that is removed is gone only when the others can do without it, whoever of them dies at which moment."""
+
+import random
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import replace
+from itertools import count
+
+import pytest
+
+from kvstore.pb import rpc_pb2 as pb
+from kvstore.rpc import RpcError
+from tests.member_simulation.clients import Client
+from tests.member_simulation.host import Host
+from tests.member_simulation.world import NOTHING, World
+
+MOMENTS = 8
+
+SECONDS = 5.0
+"""For members to have found each other, and for a removal to have its course."""
+
+
+class Removal:
+    """A world in which one member is removed, and nothing else happens unless the test does it."""
+
+    def __init__(self, world: World, leader_goes: bool) -> None:
+        self.world = world
+        world.temper = replace(world.temper, every=0.0)
+        # Their writes would have the log say what is committed before a crash can show that it was not.
+        idle, world.clients = world.clients, []
+        for client in idle:
+            client.loop.kill()
+        for host in world.hosts:
+            host.start()
+        world.timeline.run(SECONDS)
+        leaders = [host for host in world.hosts if host.leads]
+        assert len(leaders) == 1
+        followers = [host for host in world.hosts if host not in leaders]
+        self.goes = leaders[0] if leader_goes else followers[0]
+        self.stay = [*([] if leader_goes else leaders), *followers[not leader_goes :]]
+        self.answered: float | None = None
+        self.told: float | None = None
+
+    def begin(self, asked: Host) -> None:
+        world = self.world
+        self.began = world.timeline.now
+
+        async def remove() -> None:
+            world.operator.visit(asked)
+            request = pb.MemberRemoveRequest(ID=self.goes.member_id)
+            with suppress(RpcError):
+                await world.operator.call("Cluster/MemberRemove", request, pb.MemberRemoveResponse)
+                self.answered = world.timeline.now - self.began
+
+        def look() -> None:
+            if self.goes.removed and self.told is None:
+                self.told = world.timeline.now - self.began
+            world.timeline.after(0.001, look)
+
+        look()
+        world.operator.go(remove)
+
+
+class Puts:
+    """A client that puts without end, at one member after the other."""
+
+    def __init__(self, world: World, hosts: Sequence[Host]) -> None:
+        self.answered = 0
+        self._hosts = hosts
+        self._client = Client(world, world.book, "puts", random.Random(1))
+        world.clients.append(self._client)  # type: ignore[arg-type]
+        self._client.go(self._put)
+
+    async def _put(self) -> None:
+        for number in count():
+            self._client.visit(self._hosts[number % len(self._hosts)])
+            with suppress(RpcError):
+                await self._client.call("KV/Txn", NOTHING, pb.TxnResponse)
+                self.answered += 1
+            await self._client.sleep(0.03)
+
+
+def lasting(seed: int, members: int, leader_goes: bool) -> float:
+    """How long a removal takes where nobody dies: from the call until the member is gone and the call answered."""
+    with World(seed, members) as world:
+        removal = Removal(world, leader_goes)
+        removal.begin(removal.stay[0])
+        world.timeline.run(world.timeline.now + SECONDS)
+        assert removal.answered is not None
+        assert removal.told is not None
+        world.recover()
+        return max(removal.told, removal.answered)
+
+
+def moments(longest: float) -> Sequence[float]:
+    return [*(longest * (number + 0.5) / MOMENTS for number in range(MOMENTS)), longest + 0.5]
+
+
+@pytest.mark.parametrize("leader_goes", [False, True], ids=["a-follower-goes", "the-leader-goes"])
+@pytest.mark.parametrize("seed", [1, 2])
+def test_of_two_the_one_that_stays_comes_back_alone(seed: int, leader_goes: bool) -> None:
+    gone = 0
+    for moment in moments(lasting(seed, 2, leader_goes)):
+        with World(seed, 2) as world:
+            removal = Removal(world, leader_goes)
+            removal.begin(removal.stay[0])
+            world.timeline.run(world.timeline.now + moment)
+            gone += removal.goes.removed
+            removal.stay[0].crash()
+            world.timeline.run(world.timeline.now + 1.0)
+            world.recover()
+    assert gone
+
+
+def test_of_two_the_one_that_goes_may_be_asked() -> None:
+    with World(3, 2) as world:
+        removal = Removal(world, leader_goes=True)
+        removal.begin(removal.goes)
+        world.timeline.run(world.timeline.now + SECONDS)
+        assert removal.told is not None
+        removal.stay[0].crash()
+        world.recover()
+
+
+def test_one_that_goes_and_dies_before_it_is_told_is_told_when_it_is_back() -> None:
+    seed = 4
+    for moment in moments(lasting(seed, 2, leader_goes=False)):
+        with World(seed, 2) as world:
+            removal = Removal(world, leader_goes=False)
+            removal.begin(removal.stay[0])
+            world.timeline.run(world.timeline.now + moment)
+            removal.goes.crash()
+            world.timeline.run(world.timeline.now + 1.0)
+            removal.goes.start()
+            world.timeline.run(world.timeline.now + SECONDS)
+            members = removal.stay[0].member
+            assert members is not None
+            assert removal.goes.removed != (removal.goes.member_id in {m.ID for m in members.state.membership.all()})
+            world.recover()
+
+
+@pytest.mark.parametrize("seed", [5, 6])
+def test_of_four_any_two_of_those_who_stay_go_on(seed: int) -> None:
+    gone = 0
+    for moment in moments(lasting(seed, 4, leader_goes=False)):
+        with World(seed, 4) as world:
+            removal = Removal(world, leader_goes=False)
+            puts = Puts(world, removal.stay)
+            removal.begin(removal.stay[0])
+            world.timeline.run(world.timeline.now + moment)
+            gone += removal.goes.removed
+            # The leader never comes back, the others do.
+            lost, *others = removal.stay
+            for host in removal.stay:
+                host.crash()
+            lost.removed = True
+            for host in others:
+                host.start()
+            served = puts.answered
+            end = world.timeline.now + 30.0
+            while puts.answered < served + 2 and world.timeline.now < end:
+                world.timeline.run(world.timeline.now + 0.5)
+            assert puts.answered >= served + 2, world._describe()
+    assert gone
+
+
+def test_two_that_are_removed_at_once_leave_one_of_them() -> None:
+    with World(7, 2) as world:
+        removal = Removal(world, leader_goes=False)
+        removal.begin(removal.stay[0])
+        other = removal.stay[0].member_id
+
+        async def remove() -> None:
+            world.operator.visit(removal.goes)
+            with suppress(RpcError):
+                request = pb.MemberRemoveRequest(ID=other)
+                await world.operator.call("Cluster/MemberRemove", request, pb.MemberRemoveResponse)
+
+        world.operator.go(remove)
+        world.timeline.run(world.timeline.now + SECONDS)
+        world.recover()
+        assert len(world._known_members()) == 1
