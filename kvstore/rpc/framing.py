@@ -10,6 +10,7 @@ from kvstore.rpc.status import RpcError, StatusCode
 PREFIX_BYTES = 5
 # A message larger than this goes to the engine apart from its prefix: copying it would cost more than a second call.
 COPY_BYTES = 32 << 10
+_SMALL_PIECE = 1 << 10
 # wbits that make zlib read each encoding's container.
 _WBITS = {b"gzip": 16 + zlib.MAX_WBITS, b"deflate": zlib.MAX_WBITS}
 ACCEPTED_ENCODINGS = b"identity,gzip,deflate"
@@ -98,13 +99,20 @@ class MessageReader:
                 position += PREFIX_BYTES
             missing = self._missing or 0
             if end - position < missing:
-                self._pieces.append(data[position:])
+                self._keep(data[position:])
                 self._missing = missing - (end - position)
                 self.buffered += end - position
                 return messages
             self._pieces.append(data[position : position + missing])
             position += missing
             messages.append(self._complete())
+
+    def _keep(self, piece: bytes) -> None:
+        """Keep a piece. Small ones become one: each by itself would take many times its size."""
+        if self._pieces and len(self._pieces[-1]) < _SMALL_PIECE:
+            self._pieces[-1] += piece
+        else:
+            self._pieces.append(piece)
 
     def _begin(self, prefix: bytes) -> None:
         size = int.from_bytes(prefix[1:], "big")

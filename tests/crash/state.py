@@ -16,6 +16,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from random import Random
 
+import lmdb
+
 from kvstore.lease import lessor
 from kvstore.lease.lessor import Lessor
 from kvstore.mvcc import store
@@ -24,7 +26,7 @@ from kvstore.pb import rpc_pb2 as pb
 from kvstore.storage import structure
 from kvstore.storage.backend import Backend, BackendOptions, open_inline
 from kvstore.storage.engine import EngineOptions
-from kvstore.storage.errors import CorruptStore
+from kvstore.storage.errors import CorruptStore, StorageError
 from kvstore.storage.meta import META
 from kvstore.storage.pages import DATA_FILE
 from tests.crash.damage import Damage, Findings, flips
@@ -141,7 +143,7 @@ def _look(path: Path) -> str:
         place: structure.Place | None = structure.Place()
         while place is not None:
             place = structure.look(path, [META, *_TABLES], place, 1000)
-    except CorruptStore as error:
+    except (StorageError, lmdb.Error) as error:
         return str(error)
     return ""
 

@@ -1,6 +1,7 @@
 """Messages in a byte stream."""
 
 import gzip
+import sys
 import zlib
 
 import pytest
@@ -32,6 +33,17 @@ def test_a_message_too_large_is_refused_by_its_length_alone() -> None:
 
 def test_a_message_of_the_largest_size_is_taken() -> None:
     assert MessageReader(1000, None).feed(frame(bytes(1000))) == [bytes(1000)]
+
+
+def test_a_message_in_tiny_pieces_takes_little_more_than_its_size() -> None:
+    reader = MessageReader(1 << 20, None)
+    message = frame(bytes(range(256)) * 400)
+    for start in range(0, len(message) - 2, 2):
+        assert not reader.feed(message[start : start + 2])
+    held = sum(sys.getsizeof(piece) for piece in reader._pieces) + sys.getsizeof(reader._pieces)
+    assert held < 1.1 * len(message)
+    assert reader.feed(message[-len(message) % 2 - 2 :]) == [message[5:]]
+    assert reader.buffered == 0
 
 
 @pytest.mark.parametrize(("encoding", "compress"), [(b"gzip", gzip.compress), (b"deflate", zlib.compress)])
