@@ -126,10 +126,13 @@ class MembershipChanges:
     async def _promote(self, number: int) -> None:
         self.membership.check_promote(number)
         status = self.loop.node.status()
+        own = status.progress.get(self.member_id)
+        if own is None:
+            # It has stepped down in this very turn, of which nobody has been told yet.
+            raise errors.NotLeader
         progress = status.progress.get(number)
         match = progress.match if progress is not None else 0
-        own = status.progress[self.member_id].match
-        if match < own * READY_PERCENT:
+        if match < own.match * READY_PERCENT:
             raise errors.LearnerNotReady
         if self.config.strict_reconfig_check:
             self._check_started(adding=1, removing=None)
