@@ -165,6 +165,9 @@ class SimulatedWriter:
             self._broken = self._working = True
             failed, self.events = self.events.failed, WriterEvents()
             self.loop.call_soon(failed, WriterFailed(f"{self.name}: the simulated writer died"))
+            if self._closing is not None and not self._closing.done():
+                # It has ended, if not as it was to.
+                self._closing.set_result(None)
 
     def _exchange(self, action: Callable[[], WriteStats]) -> Future[None]:
         future: Future[None] = Future()

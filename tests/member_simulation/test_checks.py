@@ -134,6 +134,19 @@ def test_what_a_disk_has_reported_outlives_a_crash(tmp_path: Path, timeline: Tim
     assert rows_in(tmp_path) == 5
 
 
+def test_a_writer_that_dies_while_it_is_closed_is_waited_for_no_more(tmp_path: Path, timeline: Timeline) -> None:
+    writer = writer_in(tmp_path, timeline)
+    writer.habits.full = True
+    writer.submit(one_row(1), lambda: None)
+    closing = writer.loop.create_task(writer.close())
+    timeline.run(10.0)
+    assert not closing.done()
+    writer.break_down()
+    timeline.run(20.0)
+    assert closing.done()
+    assert rows_in(tmp_path) == 0
+
+
 def test_what_a_disk_has_not_done_may_be_lost_in_a_crash(tmp_path: Path, timeline: Timeline) -> None:
     writer = writer_in(tmp_path, timeline)
     for number in range(10):

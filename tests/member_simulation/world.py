@@ -471,7 +471,8 @@ class World:
             number = int(str(member.peerURLs[0]).split(":")[1].rpartition(".")[2])
             if host is None:
                 self._add_host(number, _initial_cluster(known, number), "existing")
-            elif not host.member_id and host.config.initial_cluster_state == "existing":
+            elif host.member is None and host.config.initial_cluster_state == "existing":
+                # Without an entry in its log it asks to join again, though it may have run.
                 host.config = replace(host.config, initial_cluster=_initial_cluster(known, number))
 
     def _known_members(self) -> list[pb.Member]:
