@@ -29,7 +29,7 @@ import lmdb
 from kvstore.storage.batch import OPEN, TableSpec
 from kvstore.storage.engine import open_for_reading
 from kvstore.storage.errors import WAY_OUT, CorruptStore
-from kvstore.storage.longkey import LAYERS_SUFFIX
+from kvstore.storage.longkey import CHUNK, LAYERS_SUFFIX
 from kvstore.storage.pages import (
     BIG_DATA,
     BRANCH,
@@ -100,7 +100,7 @@ def check_some(
                 while number < len(names) and walk.leaves < leaves:
                     what, spec = f"table {names[number]}", tables[number // 2]
                     # Of longer keys only parts are in one place, and seals are those of whole keys.
-                    whole = not number % 2 and roots[names[number + 1].encode()].root == NO_PAGE
+                    whole = not names[number].endswith(LAYERS_SUFFIX)
                     seal = Seal.of(spec, path) if whole and spec.seal != OPEN else None
                     following = walk.table(roots[names[number].encode()], start, seal, leaves)
                     number, start = (number + 1, b"") if following is None else (number, following)
@@ -245,7 +245,7 @@ class _Walk:
             else:
                 raise BadPage(f"page {number} has a node of no kind")
             rows += len(values)
-            if seal is not None:
+            if seal is not None and len(key) <= CHUNK:
                 seed = crc32(key, seal.seed)
                 for value in values:
                     if crc32(value, seed) != INTACT:
