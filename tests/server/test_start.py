@@ -1,6 +1,7 @@
 """How a member begins."""
 
 import asyncio
+import shutil
 import socket
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -11,6 +12,9 @@ import pytest
 from kvstore.server.config import Config, Url
 from kvstore.server.metrics import Metrics
 from kvstore.server.start import RunningMember, start_member
+from kvstore.storage import wal
+from kvstore.storage.errors import CorruptStore
+from kvstore.storage.meta import Identity
 
 
 @pytest.fixture
@@ -42,3 +46,21 @@ async def test_a_member_that_is_alone_leads_without_a_tick_of_its_clock(tmp_path
     await leading(again)
     assert again.member.has_leader
     await again.stop()
+
+
+async def test_a_state_beside_an_empty_log_is_refused_in_one_line(tmp_path: Path, peer_url: Url) -> None:
+    config = Config(data_dir=tmp_path / "data", listen_peer_urls=(peer_url,), initial_advertise_peer_urls=(peer_url,))
+    member = await start_member(config, Metrics())
+    await leading(member)
+    await member.lifecycle.publish()
+    await member.stop()
+    # As when the directory is deleted and made anew, and the old process then puts its state into it.
+    log = tmp_path / "data" / "member" / "wal"
+    shutil.rmtree(log)
+    log.mkdir()
+    begun = wal.open_inline(log)
+    await begun.record(Identity(member.member.cluster_id, member.member.id))
+    await begun.close()
+    with pytest.raises(CorruptStore, match=r"the log is empty.*add it again with an empty data directory") as refused:
+        await start_member(config, Metrics())
+    assert "\n" not in str(refused.value)
