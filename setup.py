@@ -20,6 +20,7 @@ from setuptools import Extension, setup
 # inherits from one in here: of compiled classes only compiled ones can.
 COMPILED = (
     "raft/*.py",
+    "kvstore/wire.py",
     "kvstore/mvcc/*.py",
     *(
         f"kvstore/storage/{name}.py"
@@ -41,6 +42,7 @@ COMPILED = (
         f"kvstore/rpc/{name}.py"
         for name in (
             "backlog",
+            "answering_connection",
             "call",
             "client_call",
             "context",
@@ -50,6 +52,7 @@ COMPILED = (
             "metadata",
             "outgoing",
             "promise",
+            "sending_connection",
             "server_connection",
         )
     ),
