@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from kvstore.mvcc.encoding import CREATE, DELETE, TRAILER_SIZE, length_prefixed, varint, version_of
+from kvstore.mvcc.encoding import CREATE, DELETE, TRAILER_SIZE, version_of
+from kvstore.wire import length_prefixed, varint
 
 COMBINE_BYTES = 1 << 20
 """Events of several revisions go into one response while it stays below this many bytes."""

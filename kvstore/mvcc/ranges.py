@@ -10,10 +10,11 @@ from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from kvstore.mvcc.encoding import TRAILER_SIZE, value_of, varint, version_of, without_value, without_values
+from kvstore.mvcc.encoding import TRAILER_SIZE, value_of, version_of, without_value, without_values
 from kvstore.mvcc.intervals import end_of
 from kvstore.mvcc.reader import Reader, Row
 from kvstore.pb import rpc_pb2
+from kvstore.wire import varint
 
 STEP_ROWS = 2000
 """Rows that a step reads."""

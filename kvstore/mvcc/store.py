@@ -30,7 +30,6 @@ from kvstore.mvcc.encoding import (
     encode_deletions,
     encode_version,
     value_of,
-    varint,
     version_of,
 )
 from kvstore.mvcc.events import Event
@@ -42,6 +41,7 @@ from kvstore.mvcc.writer_jobs import COMPACT_KEY
 from kvstore.pb import rpc_pb2
 from kvstore.storage.backend import Backend
 from kvstore.storage.batch import APPEND, DUP, ROOM, TableSpec
+from kvstore.wire import varint
 
 TABLES: Final = (
     TableSpec("current", seal=ROOM),

@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from kvstore.errors import Compacted, FutureRev, KeyNotFound, LeaseNotFound
-from kvstore.mvcc.encoding import Version, length_prefixed, value_of, varint, version_of
+from kvstore.mvcc.encoding import Version, value_of, version_of
 from kvstore.mvcc.intervals import end_of
 from kvstore.pb import rpc_pb2
+from kvstore.wire import length_prefixed, varint
 
 _MISSING = Version(0, 0, 0, 0, 0, 0, 0)
 _HEADER = b"\x0a"
