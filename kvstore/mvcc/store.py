@@ -36,7 +36,8 @@ from kvstore.mvcc.events import Event
 from kvstore.mvcc.intervals import end_of
 from kvstore.mvcc.ranges import RangeQuery, StreamPart, answer_key, range_steps, stream_parts
 from kvstore.mvcc.reader import Reader, Row
-from kvstore.mvcc.watch import WatchConfig, WatchHub
+from kvstore.mvcc.watch import WatchHub
+from kvstore.mvcc.watchers import WatchConfig
 from kvstore.mvcc.writer_jobs import COMPACT_KEY
 from kvstore.pb import rpc_pb2
 from kvstore.storage.backend import Backend

@@ -1,24 +1,20 @@
 """Watches: who is told of which changes, at once or, when behind, from history.
 
 A watcher is *synced* when every event up to the last notification has been handed to its sink, otherwise it *lags* and
-is caught up from the store's history in bounded steps. All that is remembered of a lagging watcher is the revision it
-goes on from, so neither a slow reader nor a watch from long ago costs memory. Knows nothing of gRPC: responses leave
-as bytes.
+is caught up from the store's history in bounded steps (catch_up.py). All that is remembered of a lagging watcher is the
+revision it goes on from, so neither a slow reader nor a watch from long ago costs memory. Knows nothing of gRPC:
+responses leave as bytes.
 """
 
 from __future__ import annotations
 
-import heapq
-import itertools
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Protocol
+from collections.abc import Callable, Iterator
 
-from kvstore.mvcc.encoding import key_of_history
-from kvstore.mvcc.events import Event, EventBatch, Interest, fragment_responses, response, watch_prefix
-from kvstore.mvcc.intervals import IntervalIndex, end_of
+from kvstore.mvcc.catch_up import CatchUp
+from kvstore.mvcc.events import Event, EventBatch, Interest, fragment_responses, response
+from kvstore.mvcc.intervals import end_of
+from kvstore.mvcc.watchers import WatchConfig, WatchedStore, Watcher, WatchGroup, WatchGroups, WatchSink
 from kvstore.pb import rpc_pb2
-from kvstore.storage.errors import CorruptStore
 
 NO_WATCH = -1
 """Watch id of a response that is about no watch of the stream, or about all."""
@@ -26,149 +22,10 @@ NO_WATCH = -1
 _EMPTY_RANGE = "mvcc: watcher range is empty"
 _DUPLICATE_ID = "mvcc: duplicate watch ID provided on the WatchStream"
 _COMPACTED = "etcdserver: mvcc: required revision has been compacted"
-_CORRUPT = "etcdserver: corrupt cluster"
 
 
 def _nothing() -> None:
     pass
-
-
-class WatchSink(Protocol):
-    """Where the responses of a stream go.
-
-    `send` never blocks: what cannot leave is kept by the sink, which then says that it is not `writable`. Then only
-    answers to the client's own requests are still sent. Who owns the sink calls `WatchStream.resume` when it can take
-    more again.
-    """
-
-    @property
-    def writable(self) -> bool: ...
-    def send(self, message: bytes, /) -> None: ...
-
-
-class WatchedStore(Protocol):
-    """What watches need of the store."""
-
-    @property
-    def revision(self) -> int: ...
-    @property
-    def compact_revision(self) -> int: ...
-    def take_events(self) -> Sequence[Event]: ...
-    def history(self, first: int) -> Iterator[tuple[int, bytes]]:
-        """History rows from a main revision on, with it."""
-        ...
-
-    def row_at(self, key: bytes, revision: int) -> bytes | None:
-        """The `current` row of a key at a revision; None if there was none or it is compacted."""
-        ...
-
-
-@dataclass(frozen=True, slots=True)
-class WatchConfig:
-    """Limits of watching.
-
-    fragment_bytes: a response of at least this size is sent in parts to who asked for that. step_rows, step_bytes: how
-    much history one step reads. step_send_bytes: how much one step hands to sinks before it stops. notify_send_bytes:
-    the same of telling at once; who is not told then is caught up in steps, between which sinks can get rid of theirs.
-    """
-
-    fragment_bytes: int = 2 * 1024 * 1024
-    step_rows: int = 1000
-    step_bytes: int = 512 * 1024
-    step_send_bytes: int = 8 * 1024 * 1024
-    notify_send_bytes: int = 16 * 1024 * 1024
-
-
-class Watcher:
-    """One watch of a stream. `next_revision`: of the first event it has not been handed, or an earlier one."""
-
-    __slots__ = ("fragment", "group", "id", "lagging", "next_revision", "notified", "prefix", "progress", "stream")
-
-    def __init__(self, stream: WatchStream, watch_id: int, group: WatchGroup, next_revision: int) -> None:
-        self.stream = stream
-        self.id = watch_id
-        self.group = group
-        self.next_revision = next_revision
-        self.prefix = watch_prefix(watch_id)
-        self.fragment = False
-        self.progress = False
-        self.notified = False
-        self.lagging = False
-
-
-class WatchGroup:
-    """Watchers that want the same: their events are encoded once.
-
-    synced: those told at once. sweeping: lagging ones that the running sweep through history has reached.
-    """
-
-    __slots__ = ("interest", "members", "sweeping", "synced")
-
-    def __init__(self, interest: Interest) -> None:
-        self.interest = interest
-        self.members = 0
-        self.synced: dict[Watcher, None] = {}
-        self.sweeping: dict[Watcher, None] = {}
-
-
-class WatchGroups:
-    """All groups by what they watch."""
-
-    def __init__(self) -> None:
-        self._groups: dict[Interest, WatchGroup] = {}
-        self._keys: dict[bytes, list[WatchGroup]] = {}
-        self._ranges: IntervalIndex[list[WatchGroup]] = IntervalIndex()
-
-    def join(self, interest: Interest) -> WatchGroup:
-        """The group of this interest, which gets a member more."""
-        group = self._groups.get(interest)
-        if group is None:
-            group = self._groups[interest] = WatchGroup(interest)
-            if self._is_key(interest):
-                self._keys.setdefault(interest.key, []).append(group)
-            else:
-                alike = self._ranges.get(interest.key, interest.end)
-                if alike is None:
-                    self._ranges.add(interest.key, interest.end, [group])
-                else:
-                    alike.append(group)
-        group.members += 1
-        return group
-
-    def leave(self, group: WatchGroup) -> None:
-        """Take a member off a group."""
-        group.members -= 1
-        if group.members:
-            return
-        interest = group.interest
-        del self._groups[interest]
-        if self._is_key(interest):
-            alike = self._keys[interest.key]
-            alike.remove(group)
-            if not alike:
-                del self._keys[interest.key]
-        else:
-            ranges = self._ranges.get(interest.key, interest.end)
-            assert ranges is not None
-            ranges.remove(group)
-            if not ranges:
-                self._ranges.remove(interest.key, interest.end)
-
-    def on(self, key: bytes) -> Sequence[WatchGroup]:
-        """The groups that watch a key."""
-        found = self._keys.get(key, ())
-        if not len(self._ranges):
-            return found
-        ranges = self._ranges.stab(key)
-        if not ranges:
-            return found
-        if len(ranges) == 1 and not found:
-            return ranges[0]
-        return [*found, *itertools.chain.from_iterable(ranges)]
-
-    @staticmethod
-    def _is_key(interest: Interest) -> bool:
-        return interest.end is not None and interest.end == interest.key + b"\0"
 
 
 class WatchHub:
@@ -181,18 +38,10 @@ class WatchHub:
     def __init__(self, store: WatchedStore, header: Callable[[int], bytes], config: WatchConfig | None = None) -> None:
         self._store = store
         self.header = header
-        self.config = config or WatchConfig()
+        self._config = config or WatchConfig()
         self._groups = WatchGroups()
         self._streams: dict[WatchStream, None] = {}
         self._progress: dict[Watcher, None] = {}
-        # Lagging watchers that can be caught up, in heaps by next revision: those the running sweep will still reach,
-        # and those that wait for the next. Entries of watchers that have gone, or moved on, are skipped there.
-        self._ahead: list[tuple[int, int, Watcher]] = []
-        self._behind: list[tuple[int, int, Watcher]] = []
-        self._serial = itertools.count()
-        self._sweeping: dict[Watcher, None] = {}
-        self._sweep = 0
-        self._blocked: dict[WatchStream, None] = {}
         # Streams that want to know of progress and have a watch whose first revision is still to come.
         self._early: dict[WatchStream, None] = {}
         self.on_behind: Callable[[], None] = _nothing
@@ -200,8 +49,16 @@ class WatchHub:
         self.watchers = 0
         self.slow_watchers = 0
         self.events_sent = 0
-        self.events_seen = 0
         self.pending_events = 0
+        self._catch_up = CatchUp(
+            store,
+            self._groups,
+            self._config,
+            header=header,
+            send=self._send,
+            caught_up=self._caught_up,
+            on_behind=lambda: self.on_behind(),
+        )
 
     @property
     def streams(self) -> int:
@@ -211,7 +68,7 @@ class WatchHub:
     @property
     def behind(self) -> bool:
         """Whether `sync` has something to do."""
-        return bool(self._sweeping or self._ahead or self._behind)
+        return self._catch_up.behind
 
     def open(self, sink: WatchSink) -> WatchStream:
         """Begin a stream of watches whose responses go to a sink."""
@@ -231,7 +88,6 @@ class WatchHub:
         self.notified_revision = self._store.revision
         if not events:
             return
-        self.events_seen += len(events)
         wanted: dict[WatchGroup, list[Event]] = {}
         on = self._groups.on
         for event in events:
@@ -243,7 +99,7 @@ class WatchHub:
                     else:
                         found.append(event)
         headers: dict[int, bytes] = {}
-        budget = self.config.notify_send_bytes
+        budget = self._config.notify_send_bytes
         for group, found in wanted.items():
             budget -= self._notify_group(group, found, headers, budget)
         self._answer_early()
@@ -294,8 +150,8 @@ class WatchHub:
             header = headers.get(batch.revision)
             if header is None:
                 header = headers[batch.revision] = self.header(batch.revision)
-            if watcher.fragment and batch.size >= self.config.fragment_bytes:
-                for message in fragment_responses(header, watcher.prefix, batch.fragments(self.config.fragment_bytes)):
+            if watcher.fragment and batch.size >= self._config.fragment_bytes:
+                for message in fragment_responses(header, watcher.prefix, batch.fragments(self._config.fragment_bytes)):
                     send(message)
             else:
                 send(header + watcher.prefix + batch.payload())
@@ -313,18 +169,9 @@ class WatchHub:
             watcher.group.synced.pop(watcher, None)
             watcher.stream.lagging += 1
             self.slow_watchers += 1
-        self._enqueue(watcher)
+        self._catch_up.enqueue(watcher)
 
-    def _enqueue(self, watcher: Watcher) -> None:
-        if not watcher.stream.sink.writable:
-            watcher.stream.parked[watcher] = None
-            self._blocked[watcher.stream] = None
-            return
-        queue = self._ahead if self._sweeping and watcher.next_revision >= self._sweep else self._behind
-        heapq.heappush(queue, (watcher.next_revision, next(self._serial), watcher))
-        self.on_behind()
-
-    def _catch_up_done(self, watcher: Watcher) -> None:
+    def _caught_up(self, watcher: Watcher) -> None:
         watcher.lagging = False
         watcher.group.synced[watcher] = None
         self.slow_watchers -= 1
@@ -332,169 +179,13 @@ class WatchHub:
         stream.lagging -= 1
         stream.answer_progress()
 
-    def unblock(self) -> None:
-        """Go on with streams whose sinks can take more again, if nobody told that they can."""
-        for stream in [stream for stream in self._blocked if stream.sink.writable]:
-            stream.resume()
-
-    def _unpark(self, stream: WatchStream) -> None:
-        self._blocked.pop(stream, None)
-        for watcher in stream.parked:
-            queue = self._ahead if self._sweeping and watcher.next_revision >= self._sweep else self._behind
-            heapq.heappush(queue, (watcher.next_revision, next(self._serial), watcher))
-        if stream.parked:
-            stream.parked.clear()
-            self.on_behind()
-
     def sync(self) -> bool:
-        """Catch lagging watchers up by one bounded step; whether there is more to do now.
+        """Catch lagging watchers up by one bounded step; whether there is more to do now."""
+        return self._catch_up.step()
 
-        A sweep goes through history from the lowest revision that a watcher waits for to the present and takes along
-        those it meets on its way, so that however many there are, each row is read once for all.
-        """
-        store = self._store
-        if not self._sweeping:
-            self._begin_sweep()
-            if not self._sweeping:
-                return False
-        if self._sweep < store.compact_revision:
-            self._restart_above_compaction()
-            return self.behind
-        try:
-            self._sweep_on()
-        except CorruptStore:
-            # What they wait for cannot be told here. At another member they go on where they are.
-            for watcher in list(self._sweeping):
-                watcher.stream.cancel(watcher.id, _CORRUPT)
-        return self.behind
-
-    def _sweep_on(self) -> None:
-        """Tell those in the sweep of the next window of history. Raises CorruptStore if that cannot be read."""
-        store = self._store
-        rows, last = self._read_window()
-        self._join_window(last)
-        events: dict[WatchGroup, list[Event]] = {}
-        for revision, row in rows:
-            key = key_of_history(row)
-            event: Event | None = None
-            for group in self._groups.on(key):
-                if group.sweeping:
-                    if event is None:
-                        event = Event(revision, row[0], key, row[1:], None)
-                    events.setdefault(group, []).append(event)
-        self._send_window(events, last)
-        if last >= store.revision:
-            for watcher in list(self._sweeping):
-                self._leave_sweep(watcher, last + 1)
-                self._catch_up_done(watcher)
-        else:
-            self._sweep = last + 1
-
-    def _begin_sweep(self) -> None:
-        """Start over from the lowest revision that a watcher waits for, if there is one."""
-        for _ in range(2):
-            self._ahead, self._behind = self._behind, self._ahead
-            while self._ahead and not self._sweeping:
-                # A watcher may wait for a revision that is still to come, after a snapshot took the store back.
-                self._sweep = min(self._ahead[0][0], self._store.revision + 1)
-                self._join_window(self._ahead[0][0])
-            if self._sweeping:
-                return
-
-    @staticmethod
-    def _is_waiting(entry: tuple[int, int, Watcher]) -> bool:
-        next_revision, _, watcher = entry
-        return (
-            watcher.lagging
-            and watcher.next_revision == next_revision
-            and watcher not in watcher.group.sweeping
-            and watcher not in watcher.stream.parked
-        )
-
-    def _join_window(self, last: int) -> None:
-        """Take along the watchers whose next revision is at most `last`."""
-        queue = self._ahead
-        while queue and queue[0][0] <= last:
-            entry = heapq.heappop(queue)
-            if not self._is_waiting(entry):
-                continue
-            watcher = entry[2]
-            if watcher.next_revision < self._store.compact_revision:
-                self._cancel_compacted(watcher)
-            elif not watcher.stream.sink.writable:
-                self._enqueue(watcher)
-            else:
-                self._sweeping[watcher] = None
-                watcher.group.sweeping[watcher] = None
-
-    def _leave_sweep(self, watcher: Watcher, next_revision: int) -> None:
-        del self._sweeping[watcher]
-        del watcher.group.sweeping[watcher]
-        watcher.next_revision = max(watcher.next_revision, next_revision)
-
-    def _read_window(self) -> tuple[list[tuple[int, bytes]], int]:
-        """Some rows of history from where the sweep stands, and the revision that they are complete up to."""
-        rows: list[tuple[int, bytes]] = []
-        size = 0
-        last = -1
-        for revision, row in self._store.history(self._sweep):
-            if revision != last and (len(rows) >= self.config.step_rows or size >= self.config.step_bytes):
-                return rows, last
-            last = revision
-            rows.append((revision, row))
-            size += len(row)
-        return rows, self._store.revision
-
-    def _send_window(self, events: dict[WatchGroup, list[Event]], last: int) -> None:
-        headers: dict[int, bytes] = {}
-        budget = self.config.step_send_bytes
-        for group, found in events.items():
-            interest = group.interest
-            batches: list[EventBatch] | None = None
-            for watcher in list(group.sweeping):
-                if budget <= 0 or not watcher.stream.sink.writable:
-                    self._leave_sweep(watcher, self._sweep)
-                    self._enqueue_behind(watcher)
-                    continue
-                if watcher.next_revision > found[0].revision:
-                    later = [event for event in found if event.revision >= watcher.next_revision]
-                    own = self._encode_window(interest, later, last)
-                else:
-                    if batches is None:
-                        batches = self._encode_window(interest, found, last)
-                    own = batches
-                budget -= self._send(watcher, own, headers)
-
-    def _encode_window(self, interest: Interest, events: list[Event], last: int) -> list[EventBatch]:
-        batches = interest.encode(events, self._store.row_at)
-        if batches and last >= self._store.revision:
-            # Nothing is left to tell: the watcher has seen everything up to the present.
-            batches[-1].revision = self._store.revision
-        return batches
-
-    def _enqueue_behind(self, watcher: Watcher) -> None:
-        if not watcher.stream.sink.writable:
-            self._enqueue(watcher)
-        else:
-            heapq.heappush(self._behind, (watcher.next_revision, next(self._serial), watcher))
-
-    def _restart_above_compaction(self) -> None:
-        for watcher in list(self._sweeping):
-            self._leave_sweep(watcher, self._sweep)
-            if watcher.next_revision < self._store.compact_revision:
-                self._cancel_compacted(watcher)
-            else:
-                self._enqueue_behind(watcher)
-
-    def _cancel_compacted(self, watcher: Watcher) -> None:
-        message = response(
-            self.header(self._store.revision),
-            watcher.id,
-            canceled=True,
-            compact_revision=self._store.compact_revision,
-        )
-        watcher.stream.sink.send(message)
-        watcher.stream.forget(watcher)
+    def resume(self, stream: WatchStream) -> None:
+        """Go on with the watches of a stream whose sink can take more again."""
+        self._catch_up.resume(stream)
 
     # Coming and going.
 
@@ -517,19 +208,16 @@ class WatchHub:
         self.watchers -= 1
         self._progress.pop(watcher, None)
         watcher.group.synced.pop(watcher, None)
-        if watcher.group.sweeping.pop(watcher, watcher) is None:
-            del self._sweeping[watcher]
+        self._catch_up.forget(watcher)
         if watcher.lagging:
             watcher.lagging = False
             watcher.stream.lagging -= 1
-            watcher.stream.parked.pop(watcher, None)
             self.slow_watchers -= 1
         self._groups.leave(watcher.group)
 
     def close(self, stream: WatchStream) -> None:
         """Forget a stream that has no watches any more."""
         self._streams.pop(stream, None)
-        self._blocked.pop(stream, None)
         self._early.pop(stream, None)
 
     def report_progress(self) -> None:
@@ -644,7 +332,7 @@ class WatchStream:
     def resume(self) -> None:
         """Go on sending: the sink can take more again."""
         if self.sink.writable:
-            self._hub._unpark(self)
+            self._hub.resume(self)
             self.answer_progress()
 
     def close(self) -> None:

@@ -5,12 +5,19 @@ from collections.abc import Iterator
 import pytest
 
 from kvstore.mvcc.store import Store
+from kvstore.mvcc.watchers import WatchConfig
 from tests.mvcc.harness import Harness
 
 
 @pytest.fixture
-def harness() -> Iterator[Harness]:
-    harness = Harness(batch_limit=1000)
+def watch() -> WatchConfig | None:
+    """Limits of watching; a test that wants others gives this as a parameter."""
+    return None
+
+
+@pytest.fixture
+def harness(watch: WatchConfig | None) -> Iterator[Harness]:
+    harness = Harness(batch_limit=1000, watch=watch)
     yield harness
     harness.destroy()
 

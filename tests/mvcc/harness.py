@@ -14,7 +14,7 @@ from kvstore.lease.lessor import Lessor
 from kvstore.mvcc import store
 from kvstore.mvcc.compaction import CompactionConfig
 from kvstore.mvcc.store import Store
-from kvstore.mvcc.watch import WatchConfig
+from kvstore.mvcc.watchers import WatchConfig
 from kvstore.pb import rpc_pb2
 from kvstore.storage.backend import Backend, BackendOptions, open_inline
 from kvstore.storage.batch import WriteBatch

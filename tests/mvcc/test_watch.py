@@ -6,7 +6,7 @@ import pytest
 
 from kvstore.mvcc.events import COMBINE_BYTES
 from kvstore.mvcc.store import Store
-from kvstore.mvcc.watch import WatchConfig
+from kvstore.mvcc.watchers import WatchConfig
 from kvstore.pb import rpc_pb2
 from tests.mvcc.harness import Harness, Sink
 
@@ -157,9 +157,9 @@ def test_one_revision_is_one_response_and_large_ones_are_cut_between_revisions(s
     assert sink.received[-1].header.revision == store.revision
 
 
+@pytest.mark.parametrize("watch", [WatchConfig(fragment_bytes=1000)], ids=["limits"])
 def test_a_large_revision_is_sent_in_fragments_to_who_asked(harness: Harness) -> None:
     store = harness.store
-    store.watches.config = WatchConfig(fragment_bytes=1000)
     whole, parts = Sink(), Sink()
     store.watches.open(whole).create(Create(key=b"a", range_end=b"z"))
     store.watches.open(parts).create(Create(key=b"a", range_end=b"z", fragment=True))
@@ -194,9 +194,9 @@ def test_a_slow_reader_is_remembered_by_its_revision_only(store: Store) -> None:
     assert told == list(range(2, 52))
 
 
+@pytest.mark.parametrize("watch", [WatchConfig(step_rows=5)], ids=["limits"])
 def test_a_sink_that_fills_up_while_catching_up_is_left_alone(harness: Harness) -> None:
     store = harness.store
-    store.watches.config = WatchConfig(step_rows=5)
     for _ in range(100):
         put(store, b"a")
     sink = Sink(room=3)
@@ -212,9 +212,9 @@ def test_a_sink_that_fills_up_while_catching_up_is_left_alone(harness: Harness) 
     assert sum(len(answer.events) for answer in sink.received) == 100
 
 
+@pytest.mark.parametrize("watch", [WatchConfig(notify_send_bytes=2_500, step_send_bytes=2_500)], ids=["limits"])
 def test_more_than_can_be_told_at_once_is_told_in_steps(harness: Harness) -> None:
     store = harness.store
-    store.watches.config = WatchConfig(notify_send_bytes=2_500, step_send_bytes=2_500)
     sinks = [Sink() for _ in range(8)]
     for sink in sinks:
         store.watches.open(sink).create(Create(key=b"a"))
@@ -231,9 +231,9 @@ def test_more_than_can_be_told_at_once_is_told_in_steps(harness: Harness) -> Non
         assert [event.kv.value[:5] for answer in sink.received for event in answer.events] == [b"xxxxx", b"later"]
 
 
+@pytest.mark.parametrize("watch", [WatchConfig(step_rows=2)], ids=["limits"])
 def test_a_step_of_catching_up_is_bounded_and_keeps_revisions_whole(harness: Harness) -> None:
     store = harness.store
-    store.watches.config = WatchConfig(step_rows=2)
     for _ in range(3):
         put_both(store, [b"a", b"b", b"c"], b"")
     sink = Sink()

@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from kvstore.mvcc.watch import WatchConfig, WatchStream
+from kvstore.mvcc.watch import WatchStream
+from kvstore.mvcc.watchers import WatchConfig
 from kvstore.pb import kv_pb2, rpc_pb2
 from tests.mvcc.harness import Harness, Sink
 from tests.mvcc.model import without_prev
@@ -122,11 +123,9 @@ def run(data: st.DataObject, harness: Harness, steps: int) -> None:
             case 11 | 12:
                 hub.sync()
             case 13:
-                client.sink.drain()
                 if data.draw(st.booleans()):
-                    client.stream.resume()
-                else:
-                    hub.unblock()
+                    client.sink.drain()
+                client.stream.resume()
             case 14:
                 client.cancel(data.draw(st.integers(0, 4)))
             case 15:
