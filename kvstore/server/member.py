@@ -1,7 +1,7 @@
 """One member of a cluster: the requests of the etcd v3 API, decided.
 
 Checks a request, puts it into the log or has the read confirmed, and answers with encoded responses. How the parts of a
-member are made and wired is `start.py`'s business; how requests arrive, the API's.
+member are made and wired is `assembly.py`'s business; how requests arrive, the API's.
 """
 
 from __future__ import annotations

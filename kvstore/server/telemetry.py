@@ -6,45 +6,13 @@ What is recorded as it happens, durations mostly, is metrics/recorders.py's busi
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 
 from kvstore.pb.rpc_pb2 import AlarmType
 from kvstore.peer.transport import PeerStats
 from kvstore.server.lifecycle import Lifecycle
 from kvstore.server.maintenance import API_VERSION
-from kvstore.server.metrics import Metrics, RangeTimes
-from kvstore.server.reads import ReadRounds
-from raft.messages import ReadState
-
-
-class MeasuredReads(ReadRounds):
-    """Linearizable reads whose ranges are timed, all together that go on at once."""
-
-    def __init__(
-        self,
-        member_id: int,
-        first: int,
-        read_index: Callable[[bytes], None],
-        timeout: float,
-        disk_full: Callable[[], bool],
-        *,
-        times: RangeTimes,
-    ) -> None:
-        super().__init__(member_id, first, read_index, timeout, disk_full)
-        self._times = times
-
-    def confirmed(self, states: Sequence[ReadState], applied: int) -> None:
-        """As ReadRounds.confirmed."""
-        with self._times.measure():
-            super().confirmed(states, applied)
-
-    def applied(self, index: int) -> None:
-        """As ReadRounds.applied."""
-        if not self._confirmed:
-            super().applied(index)
-        else:
-            with self._times.measure():
-                super().applied(index)
+from kvstore.server.metrics import Metrics
 
 
 def publish(metrics: Metrics, lifecycle: Lifecycle) -> None:
