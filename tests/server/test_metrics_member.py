@@ -364,7 +364,8 @@ async def test_what_goes_wrong_between_members_is_counted(pair: Pair) -> None:
     assert found["etcd_network_peer_received_failures_total"] == 1
     assert found["etcd_network_snapshot_receive_failures"] == 1
     assert found["etcd_network_snapshot_receive_success"] == 0
-    assert found["etcd_server_heartbeat_send_failures_total"] == 0
+    # A busy machine has made some late already.
+    late = pair.read(0)["etcd_server_heartbeat_send_failures_total"]
     # Longer than two heartbeats of 100 ms, so that the next one is late.
     time.sleep(0.3)  # noqa: ASYNC251
-    await eventually(lambda: pair.read(0)["etcd_server_heartbeat_send_failures_total"] == 1, "no heartbeat was late")
+    await eventually(lambda: pair.read(0)["etcd_server_heartbeat_send_failures_total"] > late, "no heartbeat was late")
