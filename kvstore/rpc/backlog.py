@@ -1,8 +1,9 @@
-"""How many bytes of a server's answers wait for clients to read them, and what happens when they are too many.
+"""How many bytes a server holds for its clients, and what happens when they are too many: answers, pieces of requests.
 
-Each connection says how much it holds whenever that changes. Within the limit nothing happens. Beyond it, long answers
-that are still to be made wait for room, and those that read nothing for longest are closed, one after the other. Knows
-no sockets and no HTTP/2.
+Answers wait for clients to read them. Each connection says how much it holds whenever that changes. Within the limit
+nothing happens. Beyond it, long answers that are still to be made wait for room, and those that read nothing for
+longest are closed, one after the other. Requests that come in pieces wait for their last one; beyond a limit those that
+began longest ago are refused. Knows no sockets and no HTTP/2.
 """
 
 from __future__ import annotations
@@ -10,6 +11,8 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from typing import Final, Protocol
+
+from kvstore.rpc.status import RpcError, StatusCode
 
 logger = logging.getLogger(__name__)
 
@@ -173,3 +176,44 @@ class Backlog:
             if holder.admit():
                 self._outside[holder] = None
         return self.pressed or bool(self._outside)
+
+
+class Sender(Protocol):
+    """A call whose request has arrived in part."""
+
+    def refuse(self, error: RpcError) -> None:
+        """End it with an error, and let go of what has arrived."""
+
+
+class Unfinished:
+    """What has arrived of requests that are not whole yet, on all connections of a server.
+
+    limit: bytes that may. Beyond it the request that began longest ago is refused: a client that means to send one
+    does so in moments, and whoever keeps many begun keeps out nobody but itself.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        # What each holds, the one that began first at the beginning.
+        self._held: dict[Sender, int] = {}
+        self.total = 0
+        self.refused = 0
+
+    def note(self, sender: Sender, size: int) -> None:
+        """A call holds so many bytes now; 0 when its message is whole, or it has ended.
+
+        Raises RpcError (RESOURCE_EXHAUSTED) if it is this one that must go.
+        """
+        self.total += size - self._held.get(sender, 0)
+        if not size:
+            self._held.pop(sender, None)
+            return
+        self._held[sender] = size
+        while self.total > self._limit:
+            oldest = next(iter(self._held))
+            self.total -= self._held.pop(oldest)
+            self.refused += 1
+            error = RpcError(StatusCode.RESOURCE_EXHAUSTED, "grpc: too many incomplete messages on this server")
+            if oldest is sender:
+                raise error
+            oldest.refuse(error)

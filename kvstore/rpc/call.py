@@ -47,7 +47,12 @@ class Call(ServerContext):
         before = reader.buffered
         inbox.extend(reader.feed(data))
         self.connection.hold(reader.buffered - before)
+        self.connection.unfinished.note(self, reader.buffered)
         return inbox
+
+    def refuse(self, error: RpcError) -> None:
+        """Its request has not become whole, and others need the room."""
+        self.connection.finish(self, error.code, error.message, cancelled=True)
 
     def collect_unary(self, data: bytes, end_stream: bool) -> bytes | None:
         """The one message of a unary request, when the client has half-closed; None before. Raises RpcError."""
@@ -160,6 +165,7 @@ class Call(ServerContext):
     def end(self, *, cancelled: bool) -> None:
         if self.reader is not None:
             self.connection.hold(-self.reader.buffered)
+            self.connection.unfinished.note(self, 0)
             self.reader = None
         pending, self.pending = self.pending, None
         if cancelled and pending is not None:

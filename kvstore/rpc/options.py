@@ -14,6 +14,7 @@ class ServerOptions:
     stream_window, connection_window: flow control credit of a client before its messages are read.
     max_header_bytes: largest list of request headers.
     max_partial_bytes: incomplete request messages that one connection may make us hold together.
+    unfinished_bytes: the same of all connections; beyond it those that began longest ago are refused.
     stream_buffer_bytes, connection_buffer_bytes: responses waiting to be written above which a stream is not writable.
         The second bounds the sum over a connection, save that a stream with nothing waiting may always write once.
     unread_bytes: answers that may wait on all connections together; then long ones are not made before there is room,
@@ -45,6 +46,7 @@ class ServerOptions:
     connection_window: int = 16 << 20
     max_header_bytes: int = 16 << 10
     max_partial_bytes: int = 64 << 20
+    unfinished_bytes: int = 128 << 20
     stream_buffer_bytes: int = 256 << 10
     connection_buffer_bytes: int = 4 << 20
     unread_bytes: int = 96 << 20

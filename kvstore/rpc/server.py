@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import cast
 
 from kvstore.rpc.authority import AuthorityRepair
-from kvstore.rpc.backlog import Backlog, Warnings
+from kvstore.rpc.backlog import Backlog, Unfinished, Warnings
 from kvstore.rpc.deadlines import Bucket
 from kvstore.rpc.h2 import PREFACE
 from kvstore.rpc.loop import ConnectionProtocol, LoopHost
@@ -66,6 +66,7 @@ class GrpcProtocol(ConnectionProtocol):
             translate=self._server.translate,
             pressed=self._server.is_pressed,
             crowded=self._server.crowded,
+            unfinished=self._server.unfinished,
         )
 
     def flush(self) -> None:
@@ -270,6 +271,7 @@ class Server:
         self._loop_host: LoopHost | None = None
         now = time.monotonic
         limit, most = self.options.unread_bytes, self.options.unread_most_bytes
+        self.unfinished = Unfinished(self.options.unfinished_bytes)
         self.backlog = Backlog(limit, most, now, freed=give_back, needs_turns=self._begin_turns)
         self._turns: asyncio.Handle | None = None
         self._full = Warnings(now)

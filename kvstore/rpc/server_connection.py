@@ -17,6 +17,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from kvstore.rpc.answering_connection import AnsweringConnection
+from kvstore.rpc.backlog import Unfinished
 from kvstore.rpc.call import Call, RefusedCall, StreamCall, UnaryCall
 from kvstore.rpc.framing import MessageReader
 from kvstore.rpc.h2 import (
@@ -57,7 +58,8 @@ class ServerConnection(AnsweringConnection):
 
     methods: what may be called. host: lends clock, timer, tasks. peer: the client's address as grpc writes it.
     auth_context: what TLS knows of the client. translate, clock, pressed: see the classes below this one.
-    crowded: whether so much is to be done that clients with many calls are refused further ones.
+    crowded: whether so much is to be done that clients with many calls are refused further ones. unfinished: counts
+        what has arrived of requests that are not whole, with those of other connections.
     """
 
     __slots__ = (
@@ -77,6 +79,7 @@ class ServerConnection(AnsweringConnection):
         "partial_bytes",
         "received_at",
         "refused",
+        "unfinished",
     )
 
     def __init__(
@@ -91,6 +94,7 @@ class ServerConnection(AnsweringConnection):
         clock: Callable[[], float] = time.perf_counter,
         pressed: Callable[[], bool] = lambda: False,
         crowded: Callable[[], bool] = lambda: False,
+        unfinished: Unfinished | None = None,
     ) -> None:
         super().__init__(options, host, peer=peer, translate=translate, clock=clock, pressed=pressed)
         self.received_at = clock()
@@ -106,6 +110,7 @@ class ServerConnection(AnsweringConnection):
         self.refused = 0
         # Of messages that are not complete.
         self.partial_bytes = 0
+        self.unfinished = unfinished or Unfinished(options.unfinished_bytes)
         self.draining = False
         self._goaway_sent = False
         self._control = TokenBucket(options.control_burst, options.control_rate)

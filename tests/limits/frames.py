@@ -16,6 +16,7 @@ ACK: Final = 0x1
 INITIAL_WINDOW_SIZE: Final = 0x4
 LARGEST_WINDOW: Final = (1 << 31) - 1
 DEFAULT_WINDOW: Final = 65_535
+LARGEST_FRAME: Final = 16_384
 
 
 def frame(kind: int, flags: int, stream: int, payload: bytes = b"") -> bytes:

@@ -40,13 +40,19 @@ WINDOWS = {"open": frames.LARGEST_WINDOW, "default": frames.DEFAULT_WINDOW, "clo
 BUSY_VALUE = b"w" * 20_000
 BUSY_SECONDS = 0.02
 
+UNFINISHED_BYTES = 600_000
+"""Of a request that never becomes whole: what a stream may send that is not acknowledged."""
+
 FLOOD_CALLS = 50
 """Calls that a client of a flood makes in one go, before it tries to make as many again."""
 
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """What clients that never read ask for, as of Errand. busy: whether what they watch is written all the while."""
+    """What clients that never read, or never finish, ask for, as of Errand.
+
+    busy: whether what they watch is written all the while.
+    """
 
     calls: tuple[tuple[str, str], ...] = ()
     half_close: bool = True
@@ -110,6 +116,19 @@ def pages(count: int) -> Kind:
     return Kind(raw=request.hex(), floods=True)
 
 
+def unfinished(count: int) -> Kind:
+    """Puts of which a part comes and no more."""
+    headers = frames.request_headers("/etcdserverpb.KV/Put")
+    said = frames.opening() + frames.SETTINGS_ACK
+    for number in range(count):
+        stream = 1 + 2 * number
+        said += frames.frame(frames.HEADERS, frames.END_HEADERS, stream, headers)
+        said += frames.frame(frames.DATA, 0, stream, frames.message(bytes(UNFINISHED_BYTES))[: frames.LARGEST_FRAME])
+        piece = frames.frame(frames.DATA, 0, stream, bytes(frames.LARGEST_FRAME))
+        said += piece * (UNFINISHED_BYTES // frames.LARGEST_FRAME - 2)
+    return Kind(raw=said.hex())
+
+
 KINDS = {
     "range": ranges,
     "txn": transactions,
@@ -119,6 +138,7 @@ KINDS = {
     "snapshot": snapshots,
     "put": puts,
     "http": pages,
+    "unfinished": unfinished,
 }
 
 

@@ -93,6 +93,15 @@ def test_a_flood_whose_answers_nobody_reads_is_closed(tmp_path: Path) -> None:
     assert_served(report)
 
 
+def test_requests_that_never_become_whole_take_bounded_memory(tmp_path: Path) -> None:
+    # 60 clients that have sent the most of 10 requests of 600 KB: 330 MiB if all were kept.
+    with one_member(tmp_path) as member:
+        report = stalled.never_reading(member, 60, "closed", {"unfinished": stalled.unfinished(10)}, held_seconds=1.0)
+    assert report.standing.alive == 60
+    assert report.peak - report.before < 250 * MIB
+    assert_served(report)
+
+
 def test_ten_times_what_is_possible_is_refused_in_good_order(tmp_path: Path) -> None:
     with one_member(tmp_path) as member:
         report, outcome = overload.overload_member(member, 10.0, 3.0)

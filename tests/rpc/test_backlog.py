@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from kvstore.rpc import Promise, ServerOptions
+from kvstore.rpc import Promise, RpcError, ServerOptions, StatusCode
 from kvstore.rpc import Server as RpcServer
-from kvstore.rpc.backlog import PATIENCE_SECONDS, Backlog
+from kvstore.rpc.backlog import PATIENCE_SECONDS, Backlog, Unfinished
 from kvstore.rpc.h2 import H2Limits
 from tests.limits import frames as raw
 from tests.rpc.harness import EchoServicer, Text, eventually, serving
@@ -477,3 +477,89 @@ def test_a_connection_rests_in_proportion_to_what_refusing_took() -> None:
     assert 10.0 < first < second
     assert second - first == pytest.approx(first - 10.0)
     assert server.rest(20.0, 0.1) == pytest.approx(20.0 + first - 10.0)
+
+
+# Requests that are not whole
+
+
+class Sender:
+    """A call as what is unfinished sees it."""
+
+    def __init__(self) -> None:
+        self.refused: list[RpcError] = []
+
+    def refuse(self, error: RpcError) -> None:
+        self.refused.append(error)
+
+
+def test_requests_that_began_longest_ago_are_refused_when_all_are_too_much() -> None:
+    unfinished = Unfinished(LIMIT)
+    first, second, third = (Sender() for _ in range(3))
+    for sender in (first, second):
+        unfinished.note(sender, 400)
+    # Not who has sent last.
+    unfinished.note(first, 500)
+    unfinished.note(third, 300)
+    assert [len(sender.refused) for sender in (first, second, third)] == [1, 0, 0]
+    assert first.refused[0].code is StatusCode.RESOURCE_EXHAUSTED
+    assert unfinished.total == 700
+    assert unfinished.refused == 1
+
+
+def test_a_request_that_is_whole_makes_room_and_begins_anew_behind_the_others() -> None:
+    unfinished = Unfinished(LIMIT)
+    stream, other = Sender(), Sender()
+    unfinished.note(stream, 600)
+    unfinished.note(other, 400)
+    unfinished.note(stream, 0)
+    unfinished.note(stream, 600)
+    unfinished.note(stream, 601)
+    assert len(other.refused) == 1
+    assert not stream.refused
+    unfinished.note(stream, 0)
+    unfinished.note(other, 0)
+    assert unfinished.total == 0
+
+
+def test_a_request_that_is_too_much_by_itself_is_told_so_at_once() -> None:
+    unfinished = Unfinished(LIMIT)
+    sender = Sender()
+    with pytest.raises(RpcError, match="too many incomplete messages"):
+        unfinished.note(sender, LIMIT + 1)
+    assert not sender.refused
+    assert unfinished.total == 0
+
+
+async def test_requests_in_pieces_on_many_connections_are_bounded_together() -> None:
+    options = ServerOptions(unfinished_bytes=300_000)
+    async with serving(EchoServicer(), options=options) as (server, port):
+        writers = []
+        readers = []
+        for _ in range(5):
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            headers = raw.request_headers("/rpctest.Echo/Unary")
+            said = raw.opening() + raw.SETTINGS_ACK + raw.frame(raw.HEADERS, raw.END_HEADERS, 1, headers)
+            said += raw.frame(raw.DATA, 0, 1, raw.message(bytes(200_000))[:16_384])
+            for _ in range(5):
+                said += raw.frame(raw.DATA, 0, 1, bytes(16_384))
+            writer.write(said)
+            writers.append(writer)
+            readers.append(reader)
+            await eventually(lambda: server.unfinished.total > 0)
+        await eventually(lambda: server.unfinished.refused == 2)
+        assert 250_000 < server.unfinished.total <= 300_000
+        for reader in readers[:2]:
+            assert await refused(reader)
+        for writer in writers:
+            writer.close()
+        await eventually(lambda: not server.unfinished.total)
+
+
+async def refused(reader: asyncio.StreamReader) -> bool:
+    """Read on; whether the call was answered, which has not got its whole request."""
+    cut = raw.FrameReader()
+    while data := await reader.read(65_536):
+        for kind, flags, _, _ in cut.feed(data):
+            if kind == raw.HEADERS and flags & raw.END_STREAM:
+                return True
+    return False
