@@ -20,6 +20,7 @@ from kvstore.peer.observer import PeerObserver, Unobserved
 from kvstore.peer.snapshot import Copy, outgoing
 from kvstore.peer.versions import CHECKSUMS, Versions
 from kvstore.rpc import Channel, ChannelOptions, Metadata, Promise, RpcError, StatusCode
+from kvstore.storage.errors import StorageError
 from raft.messages import Message, MessageType
 
 SERVICE: Final = "/kvstorepb.Peer/"
@@ -331,7 +332,7 @@ class Link:
                 index=copy.metadata.index,
                 seconds=round(self._loop.time() - started, 3),
             )
-        except (RpcError, OSError) as error:
+        except (RpcError, OSError, StorageError) as error:
             self._log.warning("could not send a snapshot", member=f"{self.member:x}", reason=str(error))
         finally:
             self._sending_snapshot = False

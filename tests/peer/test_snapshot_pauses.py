@@ -1,15 +1,18 @@
 """When a member does not take a copy of the state: how soon the next one is made."""
 
 import asyncio
+import gc
 from collections.abc import AsyncIterator
 from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
+from structlog.testing import capture_logs
 
 from kvstore.peer import transport as transports
 from kvstore.peer.transport import PeerChannel, PeerStream, Transport
 from kvstore.rpc import Promise, RpcError, StatusCode
+from kvstore.storage.errors import CorruptStore
 from raft.messages import ConfState, Message, MessageType, Snapshot, SnapshotMetadata
 
 PEER = 2
@@ -189,3 +192,23 @@ async def test_a_member_that_comes_back_is_not_made_to_wait(
     assert not (await world.owner.outcome())[0]
     assert not transport.pausing
     await transport.close()
+
+
+async def test_a_state_that_cannot_be_copied_is_said_and_pauses_as_well(
+    world: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    unheard: list[object] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: unheard.append(context))
+
+    async def fail() -> Copy:
+        raise CorruptStore("some rows are damaged")
+
+    monkeypatch.setattr(world.owner, "copy_state", fail)
+    transport = await start(world)
+    with capture_logs() as logs:
+        transport.send(PEER, snapshot())
+        assert not (await world.owner.outcome())[0]
+    assert [entry["reason"] for entry in logs] == ["some rows are damaged"]
+    await transport.close()
+    gc.collect()
+    assert not unheard
