@@ -8,6 +8,10 @@ The loop must not wait for a disk that is slow. A write that is not done within 
 comes meanwhile is written together once it is done, and for a while no write is waited for. Where the system has no
 writes beside a program, one that took too long sends what follows to the writer behind for a while, as is sent what is
 too large for the journal, or all of it while the journal is full.
+
+If the environment finds no room on the disk, what was sent there waits until there is some, and whatever comes later
+would wait behind it, a vote for a new leader among it. The journal has its room already. So what waits is written into
+it after all, if it fits, and goes on from there.
 """
 
 from __future__ import annotations
@@ -16,14 +20,15 @@ import asyncio
 import errno
 import marshal
 import time
+from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
-from dataclasses import replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from kvstore.storage.batch import Operation, WriteBatch, WriteStats
-from kvstore.storage.errors import StorageError, WriterFailed
+from kvstore.storage.errors import DiskFull, StorageError, WriterFailed
 from kvstore.storage.journal import Journal, Mark
 from kvstore.storage.meta import JOURNAL_KEY, META
 from kvstore.storage.writer import Done, Writer, WriterEvents
@@ -63,6 +68,15 @@ class _Waiting(NamedTuple):
     stored: Done | None
 
 
+@dataclass(slots=True)
+class _Direct:
+    """A batch that was sent to the environment and into no journal. durable: whether it is, and its owner knows."""
+
+    operations: list[Operation]
+    done: Done
+    durable: bool = False
+
+
 class JournaledWriter:
     """A Writer with a journal in front of another one, which it closes. Call it on the loop only."""
 
@@ -83,14 +97,22 @@ class JournaledWriter:
         self._clock = clock
         self._events = WriterEvents()
         self._failed = False
+        self._closing = False
         # What the environment behind was not given yet, and whom to tell once it has it.
         self._unmoved: list[Operation] = []
         self._stored: list[Done] = []
         self._enough = _MOVED_FROM * journal.size
         self._moving = False
         self._timer: asyncio.TimerHandle | None = None
-        # Batches on their way that are in no journal. Nothing overtakes them.
-        self._direct = 0
+        # What the environment will say once it has executed all that it was given.
+        self._sent = journal.mark
+        # What was sent past the journal and is not executed. Nothing overtakes those of them that are not durable.
+        self._direct: deque[_Direct] = deque()
+        self._outside = 0
+        # Whether the environment waits for room on the disk; jobs that it was given; the next try to help it.
+        self._full = False
+        self._jobs = 0
+        self._rescuing: asyncio.TimerHandle | None = None
         self._rests_until = 0.0
         self._unfit = False
         # What is being written into the journal beside the loop, since when, and what came meanwhile.
@@ -106,7 +128,9 @@ class JournaledWriter:
     @events.setter
     def events(self, events: WriterEvents) -> None:
         self._events = events
-        self._behind.events = replace(events, committed=self._committed_behind, failed=self._fail)
+        self._behind.events = WriterEvents(
+            full=self._found_full, recovered=self._found_room, failed=self._fail, committed=self._committed_behind
+        )
 
     def submit(self, batch: WriteBatch, done: Done, stored: Done | None = None) -> None:
         """As Writer.submit; usually done when the call returns."""
@@ -129,23 +153,24 @@ class JournaledWriter:
     def settle(self, done: Done) -> None:
         """As Writer.settle."""
         self._finish_all()
-        self._submit_behind([], done, None)
+        self._submit_behind([], _nothing, done)
 
     def run(self, function: str, arguments: Any) -> Future[Any]:
         """As Writer.run."""
         self._move()
-        return self._behind.run(function, arguments)
+        return self._counted(self._behind.run(function, arguments))
 
     def compact(self) -> Future[None]:
         """As Writer.compact."""
         self._move()
-        return self._behind.compact()
+        return self._counted(self._behind.compact())
 
     def swap_in(self, file: Path, changes: WriteBatch) -> Future[None]:
         """As Writer.swap_in. The file must not hold a mark: the journal's goes with the changes."""
+        self._finish_all()
         self._move()
         changes.put(META.name, [(JOURNAL_KEY, self._journal.mark.encode())])
-        return self._behind.swap_in(file, changes)
+        return self._counted(self._behind.swap_in(file, changes))
 
     def retry(self) -> None:
         """As Writer.retry."""
@@ -154,6 +179,7 @@ class JournaledWriter:
     async def close(self) -> None:
         """Move everything, say that no journal is needed to read the environment, and end the writer behind."""
         self._stop_timer()
+        self._closing = True
         self._finish_all()
         if not self._failed:
             last = WriteBatch([*self._take(), *_put_mark(self._journal.mark.closed())])
@@ -165,15 +191,19 @@ class JournaledWriter:
             self._journal.close()
 
     def _take_in(self, batch: _Waiting) -> None:
-        began = self._clock()
-        rests = began < self._rests_until
-        if self._direct or self._unfit or (rests and self._journal.blocks):
+        if self._outside or self._unfit or (self._journal.blocks and self._clock() < self._rests_until):
             self._submit_behind(*batch)
             return
         payload = encode(batch.operations)
-        if not self._journal.fits(len(payload)):
+        if self._journal.fits(len(payload)):
+            self._write(payload, batch)
+        else:
             self._submit_behind(*batch)
-            return
+
+    def _write(self, payload: bytes, batch: _Waiting) -> None:
+        """Put a record into the journal, and the batch that it stands for among what is to be moved then."""
+        began = self._clock()
+        rests = began < self._rests_until
         try:
             self._journal.begin(payload)
             durable = self._journal.finish(0.0 if rests else _PATIENCE)
@@ -243,10 +273,10 @@ class JournaledWriter:
     def _move(self) -> None:
         """Have the environment execute what only the journal has."""
         self._stop_timer()
-        if self._failed or not self._unmoved:
+        if self._failed or not self._lags:
             return
         self._moving = True
-        mark = self._journal.mark
+        mark = self._sent = self._journal.mark
         stored, self._stored = self._stored, []
 
         def moved() -> None:
@@ -254,7 +284,7 @@ class JournaledWriter:
             self._journal.release(mark)
             if self._journal.used >= self._enough:
                 self._move()
-            elif self._unmoved and self._timer is None:
+            elif self._lags and self._timer is None:
                 self._timer = self._loop.call_later(_MOVED_AT_LEAST_EVERY, self._move)
             _call_all(stored)
 
@@ -263,19 +293,84 @@ class JournaledWriter:
     def _submit_behind(self, operations: list[Operation], done: Done, stored: Done | None) -> None:
         """Have the environment execute what the journal has, and more that it has not."""
         self._stop_timer()
-        self._direct += 1
-        mark = self._journal.mark
+        direct = _Direct(operations, done)
+        self._direct.append(direct)
+        self._outside += 1
+        mark = self._sent = self._journal.mark
         earlier, self._stored = self._stored, []
 
         def executed() -> None:
-            self._direct -= 1
+            self._direct.popleft()
             self._journal.release(mark)
             _call_all(earlier)
-            done()
+            self._now_durable(direct)
             if stored is not None:
                 stored()
 
         self._behind.submit(WriteBatch([*self._take(), *operations, *_put_mark(mark)]), executed)
+        if self._outside == 1:
+            # With others before it, it is tried together with them, or they do not fit already.
+            self._rescue_in(0.0)
+
+    def _now_durable(self, direct: _Direct) -> None:
+        if not direct.durable:
+            direct.durable = True
+            self._outside -= 1
+            direct.done()
+
+    def _rescue_in(self, seconds: float) -> None:
+        if self._full and self._outside and self._rescuing is None:
+            self._rescuing = self._loop.call_later(seconds, self._rescue)
+
+    def _rescue(self) -> None:
+        """Write what waits for room in the environment into the journal.
+
+        The environment will execute it with the mark that it was sent with, which is before this record: after a crash
+        it is executed again. That leaves what it left the first time, for rows are put and deleted whatever was there.
+        It does so only because it is a single record: of several, the first ones alone, executed again behind all of
+        them, would undo what the others did. For the same reason no job must be among what waits.
+        """
+        self._rescuing = None
+        if not self._full or not self._outside or self._under_way is not None or self._jobs:
+            return
+        if self._failed or self._closing or self._unfit:
+            return
+        if self._journal.blocks and (rest := self._rests_until - self._clock()) > 0:
+            self._rescue_in(rest)
+            return
+        waiting = [direct for direct in self._direct if not direct.durable]
+
+        def rescued() -> None:
+            for direct in waiting:
+                self._now_durable(direct)
+            # What their owners have submitted thereupon.
+            self._rescue_in(0.0)
+
+        payload = encode([operation for direct in waiting for operation in direct.operations])
+        if self._journal.fits(len(payload)):
+            self._write(payload, _Waiting([], rescued, None))
+
+    def _found_full(self, error: DiskFull) -> None:
+        self._full = True
+        self._events.full(error)
+        self._rescue_in(0.0)
+
+    def _found_room(self) -> None:
+        self._full = False
+        self._events.recovered()
+
+    def _counted(self, job: Future[Any]) -> Future[Any]:
+        self._jobs += 1
+        job.add_done_callback(self._job_done)
+        return job
+
+    def _job_done(self, _: Future[Any]) -> None:
+        self._jobs -= 1
+
+    @property
+    def _lags(self) -> bool:
+        """Whether there is something in the journal that the environment was not told of."""
+        return bool(self._unmoved) or self._sent != self._journal.mark
 
     def _take(self) -> list[Operation]:
         taken, self._unmoved = self._unmoved, []
@@ -287,7 +382,7 @@ class JournaledWriter:
             self._timer = None
 
     def _committed_behind(self, stats: WriteStats) -> None:
-        if self._direct:
+        if self._outside:
             self._events.committed(stats)
 
     def _fail(self, error: StorageError) -> None:
