@@ -28,7 +28,8 @@ frame (False, class and text of the error)"""
 LOOK: Final = 3
 """(LOOK, path, tables) -> frame (succeeded, None or class and text of the error) once all pages have been looked at"""
 
-_FAULTS: Final = frozenset({signal.SIGABRT, signal.SIGBUS, signal.SIGSEGV})
+FAULTS: Final = frozenset({signal.SIGABRT, signal.SIGBUS, signal.SIGSEGV})
+"""What ends a process that LMDB has read a damaged page for: its own assertions, or reading where nothing is."""
 
 _READ_SIZE: Final = 256 * 1024
 
@@ -86,12 +87,9 @@ class Helper:
         self._socket.close()
 
     def died(self, path: Path, what: str) -> StorageError:
-        """What to raise when it has ended without an answer, after close(). what: it did with the state in `path`.
-
-        LMDB ends a process that a damaged page leads astray, or has it read where nothing is.
-        """
+        """What to raise when it has ended without an answer, after close(). what: it, and what it did in `path`."""
         status = self._process.returncode
-        if -status in _FAULTS:
+        if -status in FAULTS:
             return CorruptStore(f"{path}: {what} was ended by {signal.Signals(-status).name}; {WAY_OUT}")
         return JobFailed(f"{path}: {what} died")
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 import socket
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -19,8 +20,8 @@ from typing import Any, Final, Protocol
 from kvstore.storage import frames, messages
 from kvstore.storage.batch import TableSpec, WriteBatch, WriteStats
 from kvstore.storage.engine import MIB, Engine, EngineOptions
-from kvstore.storage.errors import CorruptStore, DiskFull, JobFailed, StorageError, WriterFailed
-from kvstore.storage.helper import spawn
+from kvstore.storage.errors import WAY_OUT, CorruptStore, DiskFull, JobFailed, StorageError, WriterFailed
+from kvstore.storage.helper import FAULTS, spawn
 
 _READ_SIZE: Final = 256 * 1024
 _SEND_BUFFER: Final = 4 * MIB
@@ -437,7 +438,11 @@ class ProcessWriter:
         status = self._process.wait()
         self._ended.set_result(None)
         if self._pending or status or not self._closing:
-            self._fail(WriterFailed(f"{self._path}: the writer process {self.pid} ended with status {status}"))
+            how = f"ended with status {status}"
+            if -status in FAULTS:
+                fault = signal.Signals(-status).name
+                how = f"was ended by {fault}; if that comes of a damaged page that it read, {WAY_OUT}"
+            self._fail(WriterFailed(f"{self._path}: the writer process {self.pid} {how}"))
 
     def _fail(self, error: StorageError) -> None:
         failed, self.events = self.events.failed, WriterEvents()

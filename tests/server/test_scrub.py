@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -95,3 +97,24 @@ def damage_a_leaf(file: Path) -> None:
                 stream.write(fewer.to_bytes(2, "little"))
             return
     raise AssertionError("there is no leaf with rows of the table")
+
+
+async def test_a_process_that_dies_of_what_it_reads_is_damage(tmp_path: Path) -> None:
+    backend = open_with_process(tmp_path, [TableSpec("t")], OPTIONS)
+    try:
+        with pytest.raises(CorruptStore, match="ended by SIGABRT; remove"):
+            await backend.run_reader("tests.server.test_scrub:abort", ())
+        with pytest.raises(JobFailed, match="died"):
+            await backend.run_reader("tests.server.test_scrub:leave", ())
+    finally:
+        await backend.close()
+
+
+def abort(_: object, __: object) -> None:
+    """As LMDB ends the process whose page is another than it takes it for."""
+    signal.raise_signal(signal.SIGABRT)
+
+
+def leave(_: object, __: object) -> None:
+    """For a reason that has nothing to do with what was read."""
+    os._exit(1)

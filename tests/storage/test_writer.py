@@ -107,6 +107,16 @@ async def test_a_job_runs_in_order_in_a_transaction_of_its_own(tmp_path: Path) -
     assert rows_of(tmp_path) == {b"a": b"2", b"b": b"1", b"d": b"1"}
 
 
+async def test_a_writer_that_is_ended_as_damaged_pages_end_one_says_what_to_do(tmp_path: Path) -> None:
+    errors: list[StorageError] = []
+    writer = process_writer(tmp_path, WriterEvents(failed=errors.append))
+    await put_and_wait(writer, {b"a": b"1"})
+    os.kill(writer.pid, signal.SIGABRT)
+    await until(lambda: bool(errors))
+    assert "was ended by SIGABRT; if that comes of a damaged page that it read, remove this member" in str(errors[0])
+    await writer.close()
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 async def test_signals_for_the_member_do_not_end_its_writer(tmp_path: Path, number: int) -> None:
     writer = process_writer(tmp_path)
