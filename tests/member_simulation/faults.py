@@ -15,6 +15,7 @@ from kvstore.rpc import Promise
 from kvstore.server.leases import LeaseKeeper
 from kvstore.server.member import Member
 from kvstore.server.proposals import Proposals
+from kvstore.server.ready_loop import ReadyLoop
 from kvstore.server.state import State
 from kvstore.storage.backend import Backend
 from kvstore.storage.batch import WriteBatch
@@ -150,6 +151,13 @@ def _propose_twice(original: Callable[..., Any]) -> Callable[..., Any]:
     return take
 
 
+def _forget_that_a_removal_is_committed(original: Callable[..., Any]) -> Callable[..., Any]:
+    def append_commit(self: Any, message: Any, hard_state: Any) -> None:
+        original(self, message, None)
+
+    return append_commit
+
+
 FAULTS: tuple[Fault, ...] = (
     Fault("acknowledged before it is written", JournaledWriter, "submit", _acknowledge_before_writing, "lost"),
     Fault("votes are not written", Wal, "_put_hard_state", _forget_votes, "lost its hard state"),
@@ -179,5 +187,12 @@ FAULTS: tuple[Fault, ...] = (
         "the log is cut before the state is flushed", State, "_cut_log", _cut_what_is_not_flushed, "log begins after"
     ),
     Fault("a position is flushed that is ahead", Backend, "set_applied", _flush_a_position_ahead, "state: "),
+    Fault(
+        "that a removal is committed is not stored",
+        ReadyLoop,
+        "_append_commit",
+        _forget_that_a_removal_is_committed,
+        "removal: ",
+    ),
     Fault("a batch is proposed twice", Proposals, "take", _propose_twice, "takes effect at"),
 )
