@@ -18,13 +18,11 @@ LEADER, LEARNER = 1, 2
 def changes(progress: dict[int, int]) -> MembershipChanges:
     """Those of a leader that raft shows so far along with each member."""
     status = SimpleNamespace(progress={number: SimpleNamespace(match=match) for number, match in progress.items()})
-    parts: dict[str, Any] = {
-        "loop": SimpleNamespace(node=SimpleNamespace(status=lambda: status)),
-        "membership": SimpleNamespace(check_promote=lambda number: None),
-        "leader": SimpleNamespace(is_leader=True),
-    }
-    rest = ("proposals", "applier", "connections", "now", "removals")
-    return MembershipChanges(config=Config(), member_id=LEADER, chance=random.Random(1), **parts, **dict.fromkeys(rest))
+    parts: dict[str, Any] = dict.fromkeys(("proposals", "applier", "connections", "now", "removals"))
+    parts["loop"] = SimpleNamespace(node=SimpleNamespace(status=lambda: status))
+    parts["membership"] = SimpleNamespace(check_promote=lambda number: None)
+    parts["leader"] = SimpleNamespace(is_leader=True)
+    return MembershipChanges(config=Config(), member_id=LEADER, chance=random.Random(1), **parts)
 
 
 async def test_a_learner_that_lags_is_not_promoted() -> None:
