@@ -1,4 +1,4 @@
-"""Where members of these tests live."""
+"""Where members of these tests live, and the clusters of those that need more than one: those of tests/cluster."""
 
 from __future__ import annotations
 
@@ -9,7 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.cluster.conftest import binary, make_cluster, pytest_runtest_makereport
 from tests.crash.place import fast_place
+
+__all__ = ["binary", "make_cluster", "place", "pytest_runtest_makereport"]
 
 
 @pytest.fixture

@@ -81,7 +81,8 @@ class FaultFs:
     """Files below one directory, of all processes that are started with `environment`, and what is done to them.
 
     root: the directory; made if it is not there. Everything else of a test (logs, the trace) lies outside of it. With
-    several members give each a FaultFs of its own. trace: a file that is to receive every change, for trace.py.
+    several members give each a FaultFs of its own. trace: a file that is to receive every change, for trace.py. beside:
+    whether the system has writes beside a program (io_submit); not all have.
 
     Processes see it from their start and pass it on to those that they start. In use::
 
@@ -99,13 +100,14 @@ class FaultFs:
     root. What a mapping of a file changes is not seen. Close it, or use it in a `with` statement.
     """
 
-    def __init__(self, root: Path, state: Path, *, trace: bool = False) -> None:
+    def __init__(self, root: Path, state: Path, *, trace: bool = False, beside: bool = True) -> None:
         """state: a directory for the control block, and for the trace if one is wanted. Raises NoCompiler."""
         self.library = build_library()
         root.mkdir(parents=True, exist_ok=True)
         state.mkdir(parents=True, exist_ok=True)
         self.root = root.resolve()
         self.trace = state / "trace" if trace else None
+        self._beside = beside
         self._path = state / "control"
         self._path.write_bytes(bytes(_SIZE))
         with self._path.open("r+b") as file:
@@ -123,6 +125,8 @@ class FaultFs:
         }
         if self.trace is not None:
             variables["FAULTFS_TRACE"] = os.fspath(self.trace)
+        if not self._beside:
+            variables["FAULTFS_NOTHING_BESIDE"] = "1"
         return variables
 
     # What happened.
