@@ -40,6 +40,9 @@ STEP_ASIDE_SECONDS: Final = 1.0
 MAX_STEP_ASIDE_SECONDS: Final = 30.0
 """Between two tries of a leader whose disk is full to hand the lead on, each time twice as long."""
 
+_ENTRIES: Final = frozenset({MessageType.APP, MessageType.PROP})
+"""Messages that bring what is to be applied."""
+
 STOP_SECONDS: Final = 3.0
 """How long a member that stops waits for another to take over leadership."""
 
@@ -359,6 +362,9 @@ class Lifecycle:
         if self.member.disk.full:
             # Who can write nothing must not be made the leader. The one that wants to be rid of it keeps it.
             messages = [message for message in messages if message.type is not MessageType.TIMEOUT_NOW]
+            if self._state.holds_too_much:
+                # The log may have room that the state has not. To be behind is as if it had none, either.
+                messages = [message for message in messages if message.type not in _ENTRIES or not message.entries]
         if self.transport.pausing:
             for message in messages:
                 if message.type is MessageType.APP_RESP and not message.reject:

@@ -37,6 +37,11 @@ from raft.messages import ConfState, Entry, Snapshot, SnapshotMetadata
 CONF_STATE = "conf_state"
 """Name of the configuration's row in the backend's meta table."""
 
+MAX_UNSTORED_BYTES: Final = 64 << 20
+MAX_UNSTORED_ROWS: Final = 600_000
+"""What is applied at most while the state's disk has no room and the log's, another one, has: bytes of log entries, and
+rows of the state that they change. It is all in memory."""
+
 REPLACE_RETRY_SECONDS: Final = 0.5
 """How often to try again to replace the state while there is no room for it."""
 
@@ -80,6 +85,8 @@ class State:
         self.applied_term = backend.applied.term
         self.conf_state = self._stored_conf_state()
         self.installs_total = 0
+        # Bytes of entries since the disk of the state is full.
+        self._unstored = 0
         self._applier: Applier | None = None
         self._incoming: dict[tuple[int, int], Path] = {}
         self._cut = wal.first_index() - 1
@@ -119,6 +126,14 @@ class State:
         self.applied, self.applied_term = last.index, last.term
         self.backend.set_applied(last.index, last.term)
         self.backend.applying = False
+        self._unstored = self._unstored + sum([len(entry.data) for entry in entries]) if self.backend.is_full else 0
+
+    @property
+    def holds_too_much(self) -> bool:
+        """Whether nothing more should be applied before there is room on the disk for what is."""
+        if not self.backend.is_full:
+            return False
+        return self._unstored > MAX_UNSTORED_BYTES or self.backend.overlay_ops > MAX_UNSTORED_ROWS
 
     def turn_ended(self) -> None:
         """Tell watchers, flush when it is time, and cut the log behind what is durable."""

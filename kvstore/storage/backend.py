@@ -99,6 +99,11 @@ class Backend:
         return self.flushed.index
 
     @property
+    def is_full(self) -> bool:
+        """Whether a flush waits for room on the disk."""
+        return self._disk_full
+
+    @property
     def overlay_ops(self) -> int:
         """Changed keys that are not known to be on disk: what piles up if flushing does not keep pace."""
         return sum([table.changes() for table in self._all])

@@ -73,18 +73,41 @@ class LogDisk:
         self.wal._writer.retry()
 
 
-def open_state(
-    path: Path, tables: Sequence[TableSpec], options: BackendOptions, events: WriterEvents, _: Sequence[int]
-) -> Backend:
-    return backends.open_inline(path, tables, options, events)
+class StateDisk:
+    """Where one member's state lies: full or not."""
+
+    def __init__(self) -> None:
+        self.full = False
+        self.backend: Backend
+
+    def open(
+        self, path: Path, tables: Sequence[TableSpec], options: BackendOptions, events: WriterEvents, _: Sequence[int]
+    ) -> Backend:
+        self.backend = backends.open_inline(path, tables, options, events)
+        engine = self.backend._env.engine
+        assert engine is not None
+        commit = engine.commit
+
+        def commit_if_there_is_room(batches: Sequence[Sequence[Operation]]) -> WriteStats:
+            if self.full:
+                raise DiskFull("the state's disk is full")
+            return commit(batches)
+
+        engine.commit = commit_if_there_is_room  # type: ignore[method-assign]
+        return self.backend
+
+    def make_room(self) -> None:
+        self.full = False
+        self.backend.retry()
 
 
 class Three:
-    """A cluster of three. disks: of the same order."""
+    """A cluster of three. disks: those of the logs, in the same order; state_disks: those of the states."""
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
         self.disks = [LogDisk() for _ in NAMES]
+        self.state_disks = [StateDisk() for _ in NAMES]
         self.running: list[RunningMember] = []
 
     async def start(self) -> None:
@@ -94,7 +117,7 @@ class Three:
         urls = [Url("http", "127.0.0.1", each.getsockname()[1]) for each in sockets]
         for each in sockets:
             each.close()
-        for name, url, disk in zip(NAMES, urls, self.disks, strict=True):
+        for name, url, disk, state_disk in zip(NAMES, urls, self.disks, self.state_disks, strict=True):
             config = Config(
                 name=name,
                 data_dir=self._directory / name,
@@ -104,7 +127,7 @@ class Three:
                 heartbeat_interval=50,
                 election_timeout=1_000,
             )
-            surroundings = Surroundings(open_log=disk.open, open_state=open_state)
+            surroundings = Surroundings(open_log=disk.open, open_state=state_disk.open)
             self.running.append(await start_member(config, Metrics(), surroundings))
         for member in self.running:
             await member.lifecycle.publish()
@@ -112,6 +135,8 @@ class Three:
     async def stop(self) -> None:
         for disk in self.disks:
             disk.make_room()
+        for state_disk in self.state_disks:
+            state_disk.make_room()
         for member in self.running:
             await member.stop()
 
@@ -245,6 +270,35 @@ async def test_a_write_under_way_does_not_wait_long_for_room(three: Three) -> No
         await leader.put(pb.PutRequest(key=b"k"))
     # Far from sharp: the machine may be busy. Without a full disk it is the whole timeout.
     assert loop.time() - began < leader.config.request_timeout - lifecycle.FULL_DISK_SECONDS
+
+
+@pytest.mark.parametrize("measure", ["bytes", "rows"])
+async def test_a_follower_whose_state_has_no_room_while_its_log_has_applies_so_much_and_no_more(
+    three: Three, monkeypatch: pytest.MonkeyPatch, measure: str
+) -> None:
+    monkeypatch.setattr(states, "MAX_UNSTORED_BYTES", 100_000 if measure == "bytes" else 1 << 40)
+    monkeypatch.setattr(states, "MAX_UNSTORED_ROWS", 50 if measure == "rows" else 1 << 40)
+    leader = three.members[await three.leader()]
+    number = next(number for number, member in enumerate(three.members) if not member.is_leader)
+    full, disk = three.members[number], three.state_disks[number]
+    disk.full = True
+    await leader.put(pb.PutRequest(key=b"k"))
+    await eventually(lambda: full.disk.full, "the member finds no room for its state")
+    began = full.loop.applied
+    value = bytes(10_000 if measure == "bytes" else 10)
+    for put in range(50):
+        await leader.put(pb.PutRequest(key=b"k%d" % put, value=value))
+    await eventually(lambda: full.state.holds_too_much, "the member has enough")
+    # A dozen puts are too much, and what was under way by then is applied.
+    assert full.loop.applied < began + 25 < leader.loop.applied
+    with pytest.raises(errors.NoSpace):
+        await full.put(pb.PutRequest(key=b"k"))
+    assert values(await full.range(get(b"k49"))) == [value]
+    assert values(await full.range(get(b"k49", serializable=True))) == []
+    disk.make_room()
+    await eventually(lambda: full.loop.applied == leader.loop.applied, "the member catches up")
+    assert values(await full.range(get(b"k49", serializable=True))) == [value]
+    await eventually(lambda: not full.state.holds_too_much and not full.disk.full, "there is room again")
 
 
 async def test_a_copy_of_the_state_waits_for_room_to_be_put_in_place(
