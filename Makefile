@@ -23,7 +23,7 @@ cluster: $(STAMP) ## run three members on localhost:2379, 22379 and 32379
 	$(BIN)/python deploy/local_cluster.py
 
 test: $(STAMP) ## run the tests
-	$(BIN)/python -m pytest -q -n auto --dist loadfile
+	$(BIN)/python -m pytest -q -n auto --dist loadfile --no-loadscope-reorder
 
 test-compiled: $(STAMP) ## compile, and run the tests of what is compiled and of what stands on it
 	$(BIN)/python deploy/compiled/check.py -q -n auto --dist loadfile $(addprefix tests/,raft mvcc storage lease rpc server peer api client cluster)
