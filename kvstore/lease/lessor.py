@@ -187,6 +187,10 @@ class Lessor:
             if lease.remaining != checkpoint.remaining_TTL:
                 lease.remaining = checkpoint.remaining_TTL
                 self._store(lease)
+                if self.primary and lease.reign == self._reign:
+                    # A new primary takes leases up before it has applied all that its log holds: this one may have been
+                    # renewed since what it was taken up with.
+                    lease.expiry = max(lease.expiry, self._began + self._extended + (lease.remaining or lease.ttl))
 
     def exists(self, lease_id: int) -> bool:
         """Whether there is such a lease."""
@@ -328,6 +332,11 @@ class Lessor:
         lease.expiry = now + lease.ttl
         self.renewed += 1
         return lease.ttl
+
+    def has_expired(self, lease_id: int, now: float) -> bool:
+        """Whether a lease is there and over, on the primary."""
+        lease = self._leases.get(lease_id)
+        return lease is not None and self._expiry(lease) <= now
 
     def owed_checkpoint(self, lease_id: int) -> rpc_pb2.LeaseCheckpointRequest | None:
         """What has to be in the log before the renewal of a lease is answered; None if nothing has.

@@ -170,8 +170,11 @@ class LeaseKeeper:
     def _revoke_all(self, expired: list[int], term: int, error: errors.KvstoreError | None) -> None:
         # A leader that was paused finds all leases expired when it wakes, though another has renewed them meanwhile.
         if error is None and self._lessor.primary:
+            now = self._loop.time()
             for lease_id in expired:
-                self._revoke(lease_id, term)
+                # What its log held of renewals, too, has been applied by now.
+                if self._lessor.has_expired(lease_id, now):
+                    self._revoke(lease_id, term)
 
     def _revoke(self, lease_id: int, term: int) -> None:
         self._revoking.add(lease_id)

@@ -212,6 +212,23 @@ def test_long_leases_are_checkpointed_and_renewals_clear_that(lessor: Lessor) ->
     assert time_to_live(lessor, 1, 500.0).TTL == 1000
 
 
+def test_a_renewal_that_a_new_primary_applies_late_counts(lessor: Lessor) -> None:
+    grant(lessor, 1, ttl=1000)
+    lessor.checkpoint(rpc_pb2.LeaseCheckpointRequest(checkpoints=[rpc_pb2.LeaseCheckpoint(ID=1, remaining_TTL=10)]))
+    lessor.promote(100.0, extend=1.0)
+    lessor.take_up()
+    assert lessor.expired(111.5) == [1]
+    # The last primary has answered a renewal. Its log has been won, and is applied only now.
+    lessor.checkpoint(rpc_pb2.LeaseCheckpointRequest(checkpoints=[rpc_pb2.LeaseCheckpoint(ID=1)]))
+    assert not lessor.has_expired(1, 1100.9)
+    assert lessor.expired(120.0) == []
+    assert lessor.has_expired(1, 1101.0)
+    assert lessor.expired(1101.0) == [1]
+    # One that was noted before that takes nothing away.
+    lessor.checkpoint(rpc_pb2.LeaseCheckpointRequest(checkpoints=[rpc_pb2.LeaseCheckpoint(ID=1, remaining_TTL=5)]))
+    assert not lessor.has_expired(1, 1100.9)
+
+
 def test_a_new_primary_takes_its_leases_up_in_steps(lessor: Lessor) -> None:
     count = 3 * TAKE_UP_STEP
     for lease_id in range(1, count + 1):

@@ -135,9 +135,25 @@ async def test_the_end_of_a_lease_is_that_of_the_term_in_which_it_expired(tmp_pa
                 await asyncio.sleep(0.01)
         leader.keeper.leadership_changed(False, 0.0)
         leader.term = 7
-        leader.keeper.leadership_changed(True, 1e9)
+        # Over in the new reign, too.
+        leader.keeper.leadership_changed(True, -1e9)
         waiting[0](None)
         assert leader.reigns == [5]
+
+
+async def test_a_lease_that_was_given_new_time_before_the_quorums_word_is_not_ended(tmp_path: Path) -> None:
+    """What the log held of renewals may have been applied only then."""
+    async with leading(tmp_path) as leader:
+        waiting: list[Waiter] = []
+        leader.keeper._confirm = waiting.append
+        leader.keeper.start()
+        async with asyncio.timeout(10):
+            while not waiting:  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+        leader.keeper.leadership_changed(False, 0.0)
+        leader.keeper.leadership_changed(True, 1e9)
+        waiting[0](None)
+        assert not leader.proposed
 
 
 async def test_a_renewal_of_a_lease_that_was_checkpointed_is_answered_once_the_next_leader_would_know(
