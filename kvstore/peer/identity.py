@@ -18,28 +18,37 @@ _CLUSTER: Final = "kvstore-cluster-id"
 _FROM: Final = "kvstore-from"
 _TO: Final = "kvstore-to"
 _VERSIONS: Final = "kvstore-peer-versions"
+_URLS: Final = "kvstore-peer-urls"
 
 _ID: Final = re.compile("[0-9a-f]{1,16}")
 _RANGE: Final = re.compile("[0-9]{1,9}-[0-9]{1,9}")
+_URL: Final = re.compile("https?://[!-+.-~]{1,255}:[0-9]{1,5}")
+_MAX_URLS: Final = 16
 
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """What a call says of its two ends. cluster_id and to are 0 where the caller does not know them yet."""
+    """What a call says of its two ends. cluster_id and to are 0 where the caller does not know them yet.
+
+    urls: where the caller is reached, for a member that was away when it was added.
+    """
 
     cluster_id: int
     from_: int
     to: int
     versions: Versions = (LOWEST, NEWEST)
+    urls: tuple[str, ...] = ()
 
     def metadata(self) -> tuple[tuple[str, str], ...]:
         """As it is sent."""
         low, high = self.versions
+        urls = ((_URLS, ",".join(self.urls)),) if self.urls else ()
         return (
             (_CLUSTER, f"{self.cluster_id:x}"),
             (_FROM, f"{self.from_:x}"),
             (_TO, f"{self.to:x}"),
             (_VERSIONS, f"{low}-{high}"),
+            *urls,
         )
 
     @classmethod
@@ -54,7 +63,9 @@ class Caller:
                 raise ValueError("not as metadata() writes it")
             low, _, high = given[_VERSIONS].partition("-")
             cluster, from_, to = (int(given[name], 16) for name in (_CLUSTER, _FROM, _TO))
-            return cls(cluster, from_, to, (int(low), int(high)))
+            # A URL that is none is not worth refusing a member for.
+            urls = tuple(url for url in given.get(_URLS, "").split(",")[:_MAX_URLS] if _URL.fullmatch(url))
+            return cls(cluster, from_, to, (int(low), int(high)), urls)
         except (KeyError, ValueError) as error:
             raise RpcError(StatusCode.INVALID_ARGUMENT, "not a call from a member of a kvstore cluster") from error
 

@@ -41,8 +41,8 @@ class PeerHost(Protocol):
     def spoken(self) -> Versions:
         """What the host speaks; the lowest is what the cluster has agreed on."""
 
-    def speaks(self, member: int, versions: Versions) -> None:
-        """A member has begun to send messages, and says what it speaks."""
+    def speaks(self, member: int, versions: Versions, urls: Sequence[str]) -> None:
+        """A member has begun to send messages, and says what it speaks and where it is reached."""
 
     def is_removed(self, member: int) -> bool:
         """Whether a member was removed from the cluster, and is to hear of it."""
@@ -137,7 +137,7 @@ class PeerService(PeerServicer):
     def Messages(self, request_iterator: AsyncIterator[pb.MessageBatch], context: Any) -> Promise[pb.MessagesResponse]:
         """Raft messages, for as long as the sender lives."""
         caller = self._admit(context)
-        self._host.speaks(caller.from_, caller.versions)
+        self._host.speaks(caller.from_, caller.versions, caller.urls)
         return _Messages(cast(BatchReader, request_iterator), partial(self._receive, caller)).answer
 
     def _receive(self, caller: identity.Caller, batch: pb.MessageBatch) -> None:

@@ -370,7 +370,10 @@ class Link:
 
 
 class Transport:
-    """The links of one member. versions: what it speaks, and the cluster with it; may rise with time."""
+    """The links of one member.
+
+    versions: what it speaks, and the cluster with it; may rise with time. urls: where it is reached.
+    """
 
     def __init__(
         self,
@@ -380,11 +383,13 @@ class Transport:
         versions: Callable[[], Versions],
         observer: PeerObserver | None = None,
         open_channel: OpenChannel = open_channel,
+        urls: Callable[[], Sequence[str]] = tuple,
     ) -> None:
         self._cluster_id = cluster_id
         self._member_id = member_id
         self._owner = owner
         self._versions = versions
+        self._urls = urls
         self._observer = observer or Unobserved()
         self._open_channel = open_channel
         self._links: dict[int, Link] = {}
@@ -399,7 +404,7 @@ class Transport:
             self.remove_member(member)
 
         def caller() -> Caller:
-            return Caller(self._cluster_id, self._member_id, member, self._versions())
+            return Caller(self._cluster_id, self._member_id, member, self._versions(), tuple(self._urls()))
 
         self._links[member] = Link(member, urls, caller, self._owner, self._observer, self._open_channel)
 

@@ -181,6 +181,7 @@ def _replication(given: Foundation, state: State, founders: Sequence[Peer] | Non
         lambda: state.version.spoken,
         given.peer_times,
         given.surroundings.open_channel,
+        lambda: _own_urls(config, state.membership.get(identity.member_id)),
     )
     loop = ReadyLoop(
         node=node,
@@ -294,6 +295,10 @@ def _others(own: int, state: State, loop: ReadyLoop) -> list[int]:
     """The other voters, the leader first: it has what is committed."""
     others = [voter.ID for voter in state.membership.voters() if own != voter.ID]
     return sorted(others, key=lambda member: member != loop.leadership.leader)
+
+
+def _own_urls(config: Config, known: pb.Member | None) -> Sequence[str]:
+    return tuple(known.peerURLs) if known is not None else tuple(map(str, config.initial_advertise_peer_urls))
 
 
 class _Late:

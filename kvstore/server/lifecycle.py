@@ -40,6 +40,9 @@ STEP_ASIDE_SECONDS: Final = 1.0
 MAX_STEP_ASIDE_SECONDS: Final = 30.0
 """Between two tries of a leader whose disk is full to hand the lead on, each time twice as long."""
 
+MAX_STRANGERS: Final = 32
+"""Callers that this member answers although it does not know that they were added."""
+
 _ENTRIES: Final = frozenset({MessageType.APP, MessageType.PROP})
 """Messages that bring what is to be applied."""
 
@@ -95,6 +98,8 @@ class Lifecycle:
         self._tasks: set[asyncio.Task[None]] = set()
         self._stopping = False
         self._leaving = False
+        # Callers that say to be members of this cluster, which this one has not learned of yet.
+        self._strangers: set[int] = set()
         self._log = structlog.get_logger("kvstore.member")
         self.leader_changes = 0
         self.late_heartbeats = 0
@@ -344,9 +349,16 @@ class Lifecycle:
         """What this member speaks; the lowest is what the cluster has agreed on."""
         return self._state.version.spoken
 
-    def speaks(self, member: int, versions: Versions) -> None:
-        """A member has begun to send messages, and says what it speaks."""
+    def speaks(self, member: int, versions: Versions, urls: Sequence[str]) -> None:
+        """A member has begun to send messages, and says what it speaks and where it is reached."""
         self._versions.speaks(member, versions)
+        membership = self._state.membership
+        if not urls or membership.get(member) is not None or membership.is_removed(member):
+            return
+        # It was added while this one was away. If it leads, this one learns of it only if it can be answered.
+        if member in self._strangers or len(self._strangers) < MAX_STRANGERS:
+            self._strangers.add(member)
+            self.transport.set_member(member, urls)
 
     def is_removed(self, member: int) -> bool:
         """Whether a member was removed from the cluster, and nobody needs it any more."""

@@ -10,7 +10,7 @@ import pytest
 
 from kvstore.errors import Unhealthy
 from kvstore.pb import rpc_pb2
-from kvstore.pb.rpc_pb2 import MemberAddRequest, MemberPromoteRequest, MemberUpdateRequest
+from kvstore.pb.rpc_pb2 import MemberAddRequest, MemberPromoteRequest, MemberUpdateRequest, MoveLeaderRequest
 from kvstore.server.changes import MembershipChanges
 from tests.cluster.harness import Cluster, ClusterFactory, Member, refused, wait_until
 
@@ -127,6 +127,31 @@ def test_member_added_while_one_is_down(make_cluster: ClusterFactory) -> None:
     added.start()
     added.wait_ready()
     assert added.client.get(b"before it starts") is not None
+
+
+def test_member_added_while_one_is_down_leads_when_that_one_comes_back(make_cluster: ClusterFactory) -> None:
+    """The other side of it: a member that was down while another joined does not know where to answer that one, and
+    never catches up if the new one leads.
+
+    etcd's members tell each other their peer URLs with every stream for that; here who sends messages does.
+    """
+    cluster = make_cluster(size=4)
+    down = next(member for member in cluster.members if not member.is_leader)
+    down.kill_group()
+    added = cluster.add("m5")
+    added.start()
+    added.wait_ready()
+    for number in range(3):
+        leader = cluster.leader()
+        if leader is not added:
+            leader.client.maintenance.MoveLeader(MoveLeaderRequest(targetID=added.id))
+        added.client.put(b"%d" % number, b"while it leads")
+    assert cluster.leader() is added
+    down.start()
+    down.wait_ready()
+    assert down.client.get(b"2") is not None
+    assert cluster.leader() is added
+    cluster.wait_agreed()
 
 
 @pytest.mark.parametrize(

@@ -39,7 +39,7 @@ class Host:
         self.told: dict[int, Versions] = {}
         self.received: list[Message] = []
 
-    def speaks(self, member: int, versions: Versions) -> None:
+    def speaks(self, member: int, versions: Versions, urls: Sequence[str]) -> None:
         self.told[member] = versions
 
     def is_removed(self, member: int) -> bool:
