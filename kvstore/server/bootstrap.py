@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from typing import Final
 
 from kvstore.pb import internal_pb2, peer_pb2
 from kvstore.pb.rpc_pb2 import Member
@@ -17,6 +18,12 @@ from raft.messages import Peer
 
 AskMembers = Callable[[str], Awaitable[peer_pb2.MembersResponse]]
 """Asks the member at a peer URL who belongs to its cluster; raises RpcError if it cannot be reached."""
+
+
+UNKNOWN_SECONDS: Final = 5.0
+"""How long a member that nobody knows asks again while one that may know it cannot be asked: an election or two."""
+
+ASK_AGAIN_SECONDS: Final = 0.2
 
 
 class BootstrapError(Exception):
@@ -67,13 +74,24 @@ async def join_cluster(config: Config, ask: AskMembers) -> Origin:
     if not others:
         text = "--initial-cluster-state=existing needs the other members in --initial-cluster"
         raise BootstrapError(text)
-    outcomes = await asyncio.gather(*(ask(str(url)) for url in others), return_exceptions=True)
-    answers = [outcome for outcome in outcomes if isinstance(outcome, peer_pb2.MembersResponse)]
-    if not answers:
-        reasons = "; ".join(f"{url}: {outcome}" for url, outcome in zip(others, outcomes, strict=True))
-        raise BootstrapError(f"no member of the cluster could be asked who belongs to it ({reasons})")
-    # One that lags may not know this member yet, or only one that had the same address and was removed.
-    return _identity_in(config, own_urls, max(answers, key=lambda answer: answer.applied))
+    loop = asyncio.get_running_loop()
+    until = loop.time() + UNKNOWN_SECONDS
+    while True:
+        outcomes = await asyncio.gather(*(ask(str(url)) for url in others), return_exceptions=True)
+        answers = [outcome for outcome in outcomes if isinstance(outcome, peer_pb2.MembersResponse)]
+        if not answers:
+            reasons = "; ".join(f"{url}: {outcome}" for url, outcome in zip(others, outcomes, strict=True))
+            raise BootstrapError(f"no member of the cluster could be asked who belongs to it ({reasons})")
+        # One that lags may not know this member yet, or only one that had the same address and was removed.
+        best = max(answers, key=lambda answer: answer.applied)
+        # That it was added may be known to a leader alone that has just died; the next one knows it soon.
+        if _lists(best, own_urls) or len(answers) == len(others) or loop.time() >= until:
+            return _identity_in(config, own_urls, best)
+        await asyncio.sleep(ASK_AGAIN_SECONDS)
+
+
+def _lists(answer: peer_pb2.MembersResponse, urls: set[str]) -> bool:
+    return any(urls.intersection(member.peerURLs) for member in answer.members)
 
 
 def _identity_in(config: Config, own_urls: set[str], answer: peer_pb2.MembersResponse) -> Origin:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -10,7 +11,8 @@ import pytest
 from kvstore.pb.peer_pb2 import MembersResponse
 from kvstore.pb.rpc_pb2 import Member
 from kvstore.rpc import RpcError, StatusCode
-from kvstore.server.bootstrap import BootstrapError, join_cluster
+from kvstore.server import bootstrap
+from kvstore.server.bootstrap import ASK_AGAIN_SECONDS, BootstrapError, join_cluster
 from kvstore.server.config import Config, parse_initial_cluster
 
 OWN = "http://10.0.0.3:2380"
@@ -64,6 +66,21 @@ async def test_one_member_that_answers_is_enough(tmp_path: Path) -> None:
 async def test_who_is_not_known_is_told_how_to_be_added(tmp_path: Path) -> None:
     with pytest.raises(BootstrapError, match=r"has no member with the peer URL http://10.0.0.3:2380; add it first"):
         await join(tmp_path, {OTHERS[0]: answer(23, 3), OTHERS[1]: answer(26, None)})
+
+
+async def test_who_may_be_known_to_a_leader_that_has_died_asks_again(tmp_path: Path) -> None:
+    answers = {OTHERS[0]: None, OTHERS[1]: answer(23, None)}
+    joined = asyncio.ensure_future(join(tmp_path, answers))
+    asked_once, _ = await asyncio.wait({joined}, timeout=2 * ASK_AGAIN_SECONDS)
+    assert not asked_once
+    answers[OTHERS[1]] = answer(26, 3)
+    assert await joined == 3
+
+
+async def test_who_is_not_known_after_a_while_is_told_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bootstrap, "UNKNOWN_SECONDS", 0.0)
+    with pytest.raises(BootstrapError, match="has no member with the peer URL"):
+        await join(tmp_path, {OTHERS[0]: None, OTHERS[1]: answer(26, None)})
 
 
 async def test_nobody_answering_is_told_with_the_reasons(tmp_path: Path) -> None:
