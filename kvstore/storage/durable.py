@@ -17,7 +17,7 @@ import os
 import platform
 import struct
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Final, Protocol
 
@@ -35,10 +35,6 @@ _TELLS_EVENTFD: Final = 1
 
 class DurableFile(Protocol):
     """A file that is written one piece after the other."""
-
-    @property
-    def blocks(self) -> bool:
-        """Whether begin() returns only when the write is done."""
 
     def begin(self, pieces: Sequence[bytes], offset: int) -> None:
         """Begin to write; the write before is done. Raises OSError."""
@@ -77,11 +73,6 @@ class BlockingFile:
         self._fd = os.open(path, os.O_RDWR | os.O_CLOEXEC | flags)
         self._written = 0
 
-    @property
-    def blocks(self) -> bool:
-        """See DurableFile."""
-        return True
-
     def begin(self, pieces: Sequence[bytes], offset: int) -> None:
         """See DurableFile."""
         self._written = os.pwritev(self._fd, pieces, offset)
@@ -107,23 +98,17 @@ class AsynchronousFile:
     def __init__(self, path: Path, size: int) -> None:
         """Raises OSError where the system, the file system or a sandbox refuses it."""
         self._system = _System()
-        self._fd = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_DSYNC | os.O_DIRECT)
-        self._done = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
-        try:
+        with ExitStack() as opened:
+            self._fd = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_DSYNC | os.O_DIRECT)
+            opened.callback(os.close, self._fd)
+            self._done = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+            opened.callback(os.close, self._done)
             self._context = self._system.setup()
-        except OSError:
-            os.close(self._fd)
-            os.close(self._done)
-            raise
+            opened.pop_all()
         # Its pages are real once something was written through them.
         self._buffer = mmap.mmap(-1, size)
         self._address = ctypes.addressof(ctypes.c_char.from_buffer(self._buffer))
         self._under_way = False
-
-    @property
-    def blocks(self) -> bool:
-        """See DurableFile."""
-        return False
 
     def begin(self, pieces: Sequence[bytes], offset: int) -> None:
         """See DurableFile."""

@@ -122,11 +122,6 @@ class Journal:
         return self._next
 
     @property
-    def blocks(self) -> bool:
-        """Whether begin() returns only when the record is durable."""
-        return self._file.blocks
-
-    @property
     def size(self) -> int:
         """Bytes of the file."""
         return self._size
@@ -237,14 +232,33 @@ def prepare(path: Path, size: int = SIZE, *, durable: bool = True) -> Journal:
         os.replace(new, file)
         sync_directory(path)
     identifier = os.urandom(_ID_SIZE)
+    block = _head(identifier, size, live=False)
     head = BlockingFile(file, os.O_DSYNC if durable else 0)
     try:
-        head.begin((_head(identifier, size, live=False),), 0)
+        head.begin((block,), 0)
+        beside = _opened_beside(file, size, block) if durable else None
     except BaseException:
         head.close()
         raise
-    beside = open_asynchronous(file, size) if durable else None
     return Journal(head, beside or head, identifier, size)
+
+
+def _opened_beside(file: Path, size: int, head: bytes) -> DurableFile | None:
+    """The journal for asynchronous writes, if one of them, of its head, is done."""
+    beside = open_asynchronous(file, size)
+    if beside is None:
+        return None
+    try:
+        beside.begin((head,), 0)
+        while (written := beside.finish(_A_WHILE)) is None:
+            pass
+        if written == len(head):
+            return beside
+    except OSError:
+        # What has promised it does not do it.
+        pass
+    beside.close()
+    return None
 
 
 def check_unused(path: Path, closed: Mark | None) -> None:

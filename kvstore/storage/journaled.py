@@ -43,9 +43,9 @@ _MOVED_FROM: Final = 0.5
 # So long the loop waits for a write that it can do other things beside: nearly all are done by then, and what follows
 # from them is done in the same turn.
 _PATIENCE: Final = 0.002
-# Slower than this a write that the loop can only wait for is felt by whoever shares the loop.
+# A call that begins a write and takes longer than this is felt by whoever shares the loop.
 _SLOW_SECONDS: Final = 0.008
-# For so many times as long as was waited for a slow write none is waited for.
+# For so many times as long as was waited for a slow write none is waited for, or all go to the writer behind.
 _REST: Final = 20.0
 
 
@@ -113,7 +113,8 @@ class JournaledWriter:
         self._full = False
         self._jobs = 0
         self._rescuing: asyncio.TimerHandle | None = None
-        self._rests_until = 0.0
+        self._behind_until = 0.0
+        self._impatient_until = 0.0
         self._unfit = False
         # What is being written into the journal beside the loop, since when, and what came meanwhile.
         self._under_way: _Waiting | None = None
@@ -191,7 +192,7 @@ class JournaledWriter:
             self._journal.close()
 
     def _take_in(self, batch: _Waiting) -> None:
-        if self._outside or self._unfit or (self._journal.blocks and self._clock() < self._rests_until):
+        if self._outside or self._unfit or self._clock() < self._behind_until:
             self._submit_behind(*batch)
             return
         payload = encode(batch.operations)
@@ -203,23 +204,37 @@ class JournaledWriter:
     def _write(self, payload: bytes, batch: _Waiting) -> None:
         """Put a record into the journal, and the batch that it stands for among what is to be moved then."""
         began = self._clock()
-        rests = began < self._rests_until
+        impatient = began < self._impatient_until
         try:
             self._journal.begin(payload)
-            durable = self._journal.finish(0.0 if rests else _PATIENCE)
+            begun = self._clock()
+            durable = self._journal.finish(0.0 if impatient else _PATIENCE)
         except OSError as error:
             self._not_written(batch, error)
             return
         ended = self._clock()
-        waited = ended - began
-        if not rests and waited >= (_SLOW_SECONDS if self._journal.blocks else _PATIENCE):
-            self._rests_until = ended + _REST * waited
+        if begun - began >= _SLOW_SECONDS:
+            self._behind_until = ended + _REST * (begun - began)
+        elif not impatient and ended - begun >= _PATIENCE:
+            self._impatient_until = ended + _REST * (ended - begun)
         if durable:
-            self._written(batch, waited)
+            self._written(batch, ended - began)
         else:
             self._under_way = batch
             self._began = began
-            self._loop.add_reader(self._journal.fileno(), self._look, 0.0)
+            self._loop.add_reader(self._journal.fileno(), self._guarded, self._look_now)
+
+    def _guarded(self, action: Callable[[], None]) -> None:
+        """Do something that the loop asks for: nobody else hears of what goes wrong in it."""
+        try:
+            action()
+        except Exception as error:
+            # What follows a write has failed half-way; nobody knows any more what was done.
+            self._fail(WriterFailed(f"{self._path}: what was to follow a write failed: {error!r}"))
+            raise
+
+    def _look_now(self) -> None:
+        self._look(0.0)
 
     def _look(self, patience: float) -> None:
         """See whether what is under way is durable; then write what came meanwhile, all of it in one record."""
@@ -235,7 +250,8 @@ class JournaledWriter:
                 return
             self._end_of_write()
             self._written(batch, self._clock() - self._began)
-        if self._waiting and not self._failed:
+        # Who was told may have submitted more, which is then under way, or waits with the others.
+        if self._waiting and self._under_way is None and not self._failed:
             waiting, self._waiting = self._waiting, []
             self._take_in(_joined(waiting))
 
@@ -273,7 +289,7 @@ class JournaledWriter:
     def _move(self) -> None:
         """Have the environment execute what only the journal has."""
         self._stop_timer()
-        if self._failed or not self._lags:
+        if self._failed or self._closing or not self._lags:
             return
         self._moving = True
         mark = self._sent = self._journal.mark
@@ -320,7 +336,7 @@ class JournaledWriter:
 
     def _rescue_in(self, seconds: float) -> None:
         if self._full and self._outside and self._rescuing is None:
-            self._rescuing = self._loop.call_later(seconds, self._rescue)
+            self._rescuing = self._loop.call_later(seconds, self._guarded, self._rescue)
 
     def _rescue(self) -> None:
         """Write what waits for room in the environment into the journal.
@@ -335,7 +351,7 @@ class JournaledWriter:
             return
         if self._failed or self._closing or self._unfit:
             return
-        if self._journal.blocks and (rest := self._rests_until - self._clock()) > 0:
+        if (rest := self._behind_until - self._clock()) > 0:
             self._rescue_in(rest)
             return
         waiting = [direct for direct in self._direct if not direct.durable]

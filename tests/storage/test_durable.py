@@ -13,7 +13,7 @@ import pytest
 
 from kvstore.storage import durable, journal
 from kvstore.storage.batch import WriteBatch
-from kvstore.storage.durable import DurableFile, open_asynchronous
+from kvstore.storage.durable import BlockingFile, DurableFile, open_asynchronous
 from kvstore.storage.engine import Engine
 from kvstore.storage.errors import StorageError, WriterFailed
 from kvstore.storage.journaled import JournaledWriter
@@ -90,7 +90,7 @@ def test_a_system_without_it_has_none(
     assert open_asynchronous(tmp_path / "file", SMALL) is None
     assert len(os.listdir("/proc/self/fd")) == before
     written = journal.prepare(tmp_path, SMALL)
-    assert written.blocks
+    assert isinstance(written._file, BlockingFile)
     start = written.mark
     written.append(b"payload")
     assert [record.payload for record in journal.records(tmp_path, start)] == [b"payload"]
@@ -112,11 +112,11 @@ class HeldFile:
         self.writes = 0
         self.patience: list[float] = []
         self.waited: Callable[[float], None] = lambda seconds: None
-
-    blocks = False
+        self.on_begin: Callable[[], None] = lambda: None
 
     def begin(self, pieces: Sequence[bytes], offset: int) -> None:
         assert self._begun is None
+        self.on_begin()
         self._result = None
         self._begun = (b"".join(pieces), offset)
         self.writes += 1
@@ -233,6 +233,66 @@ async def test_what_is_submitted_by_one_who_is_told_overtakes_nothing(tmp_path: 
     slow.engine.close()
     await opened(tmp_path).close()
     assert rows_of(tmp_path) == {b"key": b"third"}
+
+
+async def test_who_is_told_may_submit_more_than_once(tmp_path: Path) -> None:
+    slow = Slow(tmp_path)
+
+    def more() -> None:
+        for number in (1, 2, 3):
+            slow.put(number)
+
+    batch = WriteBatch()
+    batch.put("current", {b"0000": b""})
+    slow.writer.submit(batch, more)
+    await slow.let_through()
+    await slow.let_through()
+    await slow.let_through()
+    assert slow.done == [1, 2, 3]
+    assert await slow.crash() == [0, 1, 2, 3]
+
+
+async def test_an_error_of_who_is_told_ends_the_member(tmp_path: Path) -> None:
+    slow = Slow(tmp_path)
+    asyncio.get_running_loop().set_exception_handler(lambda loop, context: None)
+
+    def fail() -> None:
+        raise ValueError("broken")
+
+    put(slow.writer, {b"key": b""}, fail)
+    slow.put(1)
+    slow.file.let_through()
+    await until(lambda: bool(slow.failures))
+    assert "what was to follow a write failed: ValueError('broken')" in str(slow.failures[0])
+
+
+async def test_a_call_that_takes_long_to_begin_a_write_sends_what_follows_elsewhere_for_a_while(tmp_path: Path) -> None:
+    slow = Slow(tmp_path)
+    slow.file.quick = True
+    slow.file.on_begin = lambda: setattr(slow, "now", slow.now + 0.1)
+    slow.put(0)
+    slow.put(1)
+    assert (slow.done, slow.file.writes) == ([0], 1)
+    slow.execute()
+    assert slow.done == [0, 1]
+    slow.now += 2.1
+    slow.put(2)
+    assert (slow.done, slow.file.writes) == ([0, 1, 2], 2)
+
+
+async def test_a_file_that_only_promises_asynchronous_writes_is_written_otherwise(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Broken(HeldFile):
+        def begin(self, pieces: Sequence[bytes], offset: int) -> None:
+            raise OSError(errno.EINVAL, "Invalid argument")
+
+    monkeypatch.setattr(journal, "open_asynchronous", lambda path, size: Broken(path))
+    written = journal.prepare(tmp_path, SMALL)
+    assert isinstance(written._file, BlockingFile)
+    start = written.mark
+    written.append(b"payload")
+    assert [record.payload for record in journal.records(tmp_path, start)] == [b"payload"]
 
 
 @pytest.mark.parametrize("early", [False, True])

@@ -39,8 +39,6 @@ class SmallEngine(Engine):
 class Beside:
     """A file that is written beside the loop: what was begun is done when the test says so."""
 
-    blocks = False
-
     def __init__(self, path: Path) -> None:
         self._fd = os.open(path, os.O_RDWR)
         self._readable, self._writable = os.pipe()
