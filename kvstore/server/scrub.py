@@ -7,7 +7,6 @@ would be found when it is too late to have it from another member. What a look i
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import time
 from collections.abc import Awaitable, Callable
 from typing import Final
@@ -50,8 +49,8 @@ class Scrubber:
         """End; a look under way is given up."""
         if self._task is not None:
             self._task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._task
+            # What else has ended it was said by whoever raised it, and must not keep the member from closing.
+            await asyncio.gather(self._task, return_exceptions=True)
 
     async def _run(self) -> None:
         await asyncio.sleep(self._first)

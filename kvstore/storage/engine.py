@@ -8,13 +8,14 @@ no sockets and no event loop.
 from __future__ import annotations
 
 import errno
+import fcntl
 import importlib
 import marshal
 import os
 import time
 import traceback
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -24,7 +25,7 @@ import lmdb
 from kvstore.storage import pace
 from kvstore.storage.batch import DUP, Operation, TableSpec, WriteStats
 from kvstore.storage.convert import CONVERTED_FILE, seal_state
-from kvstore.storage.errors import WAY_OUT, CorruptStore, DiskFull, JobFailed, WriterFailed
+from kvstore.storage.errors import WAY_OUT, CorruptStore, DiskFull, JobFailed, StorageError, WriterFailed
 from kvstore.storage.longkey import LAYERS_SUFFIX
 from kvstore.storage.pace import Retired
 from kvstore.storage.pages import DATA_FILE, LOCK_FILE, check_file, count_free_pages, read_meta
@@ -36,6 +37,13 @@ MIB: Final = 1 << 20
 MAX_TABLES: Final = 64
 """Tables that an environment may have, those of the layers included."""
 
+_DAMAGE: Final = (
+    lmdb.CorruptedError,
+    lmdb.PageNotFoundError,
+    lmdb.InvalidError,
+    lmdb.VersionMismatchError,
+    lmdb.NotFoundError,
+)
 _NO_ROOM: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 _PROBE_SIZE: Final = 256 * 1024
 _COMPACTED_FILE: Final = "compacted.mdb"
@@ -177,19 +185,20 @@ class Engine:
             self._amend(file, max(self._map_size, 2 * meta.file_size), operations)
         self.before_remap()
         self.close()
-        old = Retired(self.path / DATA_FILE, self.path / LOCK_FILE)
-        try:
-            (self.path / LOCK_FILE).unlink()
-            os.replace(file, self.path / DATA_FILE)
-            # Until the new name is durable a crash may bring the old file back.
-            sync_directory(self.path)
-        except BaseException:
-            old.close()
-            raise
-        self.retire(old)
-        if file.parent != self.path:
-            sync_directory(file.parent)
-        self._open()
+        with _nobody_else_opens(self.path, fcntl.LOCK_EX):
+            old = Retired(self.path / DATA_FILE, self.path / LOCK_FILE)
+            try:
+                (self.path / LOCK_FILE).unlink()
+                os.replace(file, self.path / DATA_FILE)
+                # Until the new name is durable a crash may bring the old file back.
+                sync_directory(self.path)
+            except BaseException:
+                old.close()
+                raise
+            self.retire(old)
+            if file.parent != self.path:
+                sync_directory(file.parent)
+            self._open()
         self.after_remap()
         return self.measure()
 
@@ -311,9 +320,7 @@ class Engine:
         code = error.code if isinstance(error, lmdb.Error) else getattr(error, "errno", 0)
         if code in _NO_ROOM:
             return DiskFull(f"{self.path}: {os.strerror(code)}")
-        if isinstance(
-            error, (lmdb.CorruptedError, lmdb.PageNotFoundError, lmdb.InvalidError, lmdb.VersionMismatchError)
-        ):
+        if isinstance(error, _DAMAGE):
             return CorruptStore(f"{self.path / DATA_FILE}: {error}; {WAY_OUT}")
         return WriterFailed(f"{self.path}: {error}")
 
@@ -333,7 +340,7 @@ class Engine:
 def open_for_reading(path: Path, tables: Sequence[TableSpec]) -> tuple[lmdb.Environment, Handles]:
     """Open an environment that an Engine has open, or had, for reading only.
 
-    Raises CorruptStore or FormatTooNew.
+    Raises CorruptStore or FormatTooNew; StorageError if the system refuses it.
     """
     file = path / DATA_FILE
     try:
@@ -341,15 +348,34 @@ def open_for_reading(path: Path, tables: Sequence[TableSpec]) -> tuple[lmdb.Envi
             found = file.stat().st_ino
             check_file(file)
             # A map size of 0 takes over what the file says.
-            env = lmdb.open(
-                os.fspath(path), map_size=0, max_dbs=MAX_TABLES, readonly=True, create=False, max_spare_txns=1
-            )
+            with _nobody_else_opens(path, fcntl.LOCK_SH):
+                env = lmdb.open(
+                    os.fspath(path), map_size=0, max_dbs=MAX_TABLES, readonly=True, create=False, max_spare_txns=1
+                )
+            # Replaced meanwhile, or grown: nobody knows of a reader with the old file and the new lock file.
             if file.stat().st_ino == found:
-                return env, _open_tables(env, tables, None, create=False)
-            # Replaced meanwhile: nobody knows of a reader with the old file and the new lock file.
+                with suppress(lmdb.MapResizedError):
+                    return env, _open_tables(env, tables, None, create=False)
             env.close()
-    except lmdb.Error as error:
+    except _DAMAGE as error:
         raise CorruptStore(f"{file}: {error}; {WAY_OUT}") from error
+    except lmdb.Error as error:
+        raise StorageError(f"{file}: cannot be opened: {error}") from error
+
+
+@contextmanager
+def _nobody_else_opens(path: Path, mode: int) -> Iterator[None]:
+    """While a reader opens an environment (LOCK_SH), its files are not exchanged (LOCK_EX).
+
+    LMDB opens the data file first and then the lock file, into which the first one writes the newest commit. With the
+    old data and the new lock file that would be an old one, and the writer would believe it.
+    """
+    directory = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(directory, mode)
+        yield
+    finally:
+        os.close(directory)
 
 
 def begin_reading(env: lmdb.Environment) -> lmdb.Transaction[bytes]:

@@ -27,7 +27,7 @@ from zlib import crc32
 import lmdb
 
 from kvstore.storage.batch import OPEN, TableSpec
-from kvstore.storage.engine import open_for_reading
+from kvstore.storage.engine import begin_reading, open_for_reading
 from kvstore.storage.errors import WAY_OUT, CorruptStore
 from kvstore.storage.longkey import CHUNK, LAYERS_SUFFIX
 from kvstore.storage.pages import (
@@ -85,7 +85,7 @@ def check_some(
     path = os.path.join(os.fspath(env.path()), DATA_FILE)
     names = [name for spec in tables for name in (spec.name, spec.name + LAYERS_SUFFIX)]
     while True:
-        with env.begin() as txn:
+        with begin_reading(env) as txn:
             meta = _meta_of(file, txn.id(), path)
             if meta is None:
                 # Two commits since the transaction began: there is a newer one to be had.
