@@ -359,6 +359,11 @@ class RawNode:
             progress={id: peer.copy() for id, peer in progress.items()},
         )
 
+    def uncommitted(self) -> range:
+        """Indices of the entries that the log has and that are not known to be committed."""
+        log = self.raft.log
+        return range(log.committed + 1, log.last_index() + 1)
+
     def basic_status(self) -> BasicStatus:
         """The status without what takes time to gather."""
         r = self.raft

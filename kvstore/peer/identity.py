@@ -22,7 +22,7 @@ _URLS: Final = "kvstore-peer-urls"
 
 _ID: Final = re.compile("[0-9a-f]{1,16}")
 _RANGE: Final = re.compile("[0-9]{1,9}-[0-9]{1,9}")
-_URL: Final = re.compile("https?://[!-+.-~]{1,255}:[0-9]{1,5}")
+_URL: Final = re.compile(r"https?://[!-+\--~]{1,255}:[0-9]{1,5}")
 _MAX_URLS: Final = 16
 
 

@@ -81,12 +81,13 @@ class MembershipChanges:
         Raises MemberNotFound, MemberNotEnoughStarted, Unhealthy or RequestTimeout.
         """
         until = self.now() + self.config.request_timeout
-        self.membership.check_remove(number)
-        member = self.membership.get(number)
-        if self.config.strict_reconfig_check and member is not None and not member.isLearner:
-            self._check_started(adding=0, removing=number)
-            self._check_quorum_without(number)
-        await self._propose(ConfChangeType.REMOVE_NODE, Member(ID=number))
+        if number not in self.membership.unsettled:
+            self.membership.check_remove(number)
+            member = self.membership.get(number)
+            if self.config.strict_reconfig_check and member is not None and not member.isLearner:
+                self._check_started(adding=0, removing=number)
+                self._check_quorum_without(number)
+            await self._propose(ConfChangeType.REMOVE_NODE, Member(ID=number))
         try:
             async with asyncio.timeout_at(until):
                 await self.removals.settled(number)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Final
@@ -222,22 +223,23 @@ class Lifecycle:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self._close()
 
-    async def _hand_over(self) -> None:
+    async def _hand_over(self, attempt: int = 0) -> None:
+        """Hand the lead on, if it is held; attempt: how often it has failed, for each time another one is chosen."""
         if not self.member.is_leader:
             return
-        now = self._loop.time()
         since = {
             voter.ID: self.transport.active_since(voter.ID)
             for voter in self._state.membership.voters()
             if self.id != voter.ID
         }
         # Whoever has been connected longest is the most likely to be in sync.
-        best = min((since_ or now, number) for number, since_ in since.items()) if since else None
-        if best is None or since[best[1]] is None:
+        connected = sorted((since_, number) for number, since_ in since.items() if since_ is not None)
+        if not connected:
             return
-        self._log.info("handing leadership on", to=f"{best[1]:x}")
+        target = connected[attempt % len(connected)][1]
+        self._log.info("handing leadership on", to=f"{target:x}")
         async with asyncio.timeout(STOP_SECONDS):
-            await self.member.move_leader(best[1])
+            await self.member.move_leader(target)
 
     def _leave(self) -> None:
         """This member has been removed. It stays, as a voter that others may need, until one of them turns it away."""
@@ -250,9 +252,9 @@ class Lifecycle:
 
     async def _lead_no_more(self) -> None:
         """Hand the lead on to one of those who stay: a removed leader can append nothing."""
-        while True:
+        for attempt in itertools.count():
             with contextlib.suppress(errors.KvstoreError, TimeoutError):
-                await self._hand_over()
+                await self._hand_over(attempt)
             await asyncio.sleep(self._tick_seconds)
 
     # Time
@@ -328,6 +330,7 @@ class Lifecycle:
         self._log.info("leadership changed", leader=f"{leadership.leader:x}", is_leader=leadership.is_leader)
 
     def _member_changed(self, number: int) -> None:
+        self._strangers.discard(number)
         known = self._state.membership.get(number)
         if known is not None:
             self.transport.set_member(number, known.peerURLs)

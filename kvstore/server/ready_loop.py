@@ -131,9 +131,9 @@ class ReadyLoop:
         # Term and vote that the log has or is about to have; for each write under way, what follows it.
         self._ballot = (node.basic_status().hard_state.term, node.basic_status().hard_state.vote)
         self._writing: deque[list[Message]] = deque()
-        # Where the log has membership changes that are not committed as far as is written, those that it had at the
-        # start summed up; and the hard state that says that one is, to be written with the next entries.
-        self._changes: deque[int] = deque((node.basic_status().hard_state.commit + 1,))
+        # Where the log has, or may have, membership changes that are not committed as far as is written; and the hard
+        # state that says that one is, to be written with the next entries.
+        self._changes: deque[int] = deque(node.uncommitted())
         self._owed: HardState | None = None
         self._scheduled = False
         self.installing = False

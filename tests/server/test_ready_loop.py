@@ -20,6 +20,7 @@ from raft.messages import (
     EntryType,
     HardState,
     Message,
+    MessageType,
     Snapshot,
     SnapshotMetadata,
     StateType,
@@ -302,8 +303,8 @@ async def test_time_that_passed_while_the_state_was_replaced_makes_nobody_campai
 class Alone:
     """A member that is alone, and what its log was asked to write: the entries and the commit index with them."""
 
-    def __init__(self, hard_state: HardState, entries: Sequence[Entry]) -> None:
-        self.storage = MemoryStorage(Snapshot(b"", SnapshotMetadata(ConfState(voters=[1]), 1, 1)))
+    def __init__(self, hard_state: HardState, entries: Sequence[Entry], voters: Sequence[int] = (1,)) -> None:
+        self.storage = MemoryStorage(Snapshot(b"", SnapshotMetadata(ConfState(voters=list(voters)), 1, 1)))
         self.storage.set_hard_state(hard_state)
         self.storage.append(entries)
         config = Config(
@@ -383,3 +384,22 @@ async def test_of_a_change_in_the_log_of_the_last_process_it_is_written_too() ->
     await member.do(RawNode.campaign)
     assert member.loop.applied == 3
     assert await member.do(lambda node: node.propose(b"x")) == [([4], 3)]
+
+
+async def test_a_change_deep_in_the_log_of_the_last_process_is_not_forgotten_with_what_comes_before_it() -> None:
+    learner = ConfChange(type=ConfChangeType.ADD_LEARNER_NODE, node_id=3)
+    kind, data = encode_conf_change(learner)
+    tail = [Entry(1, 2, EntryType.NORMAL, b"x"), Entry(1, 3, kind, data)]
+    member = Alone(HardState(1, 2, 1), tail, voters=[1, 2])
+
+    def heard(index: int, commit: int, *entries: Entry) -> Callable[[RawNode], None]:
+        message = Message(
+            MessageType.APP, to=1, from_=2, term=1, log_term=1, index=index, commit=commit, entries=list(entries)
+        )
+        return lambda node: node.step(message)
+
+    # The commit index reaches what is before the change with one entry, the change by itself, and then the next entry.
+    assert await member.do(heard(3, 2, Entry(1, 4, EntryType.NORMAL, b"x"))) == [([4], 2)]
+    assert await member.do(heard(4, 4)) == []
+    assert member.loop.applied == 4
+    assert await member.do(heard(4, 4, Entry(1, 5, EntryType.NORMAL, b"x"))) == [([5], 4)]
