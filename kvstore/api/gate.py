@@ -72,7 +72,8 @@ class Gate:
     def __init__(self, member: MemberState) -> None:
         self._member = member
         self._closed = False
-        self._streams: set[_Stream] = set()
+        # A dict for its order: what is ended together is ended in the order in which it came.
+        self._streams: dict[_Stream, None] = {}
         self._unsubscribe = member.on_leader_lost(self._leader_lost)
 
     @property
@@ -126,7 +127,7 @@ class Gate:
         if task is None:
             raise RuntimeError("a streaming call runs in a task")
         stream = _Stream(task, led)
-        self._streams.add(stream)
+        self._streams[stream] = None
         try:
             return await call
         except asyncio.CancelledError:
@@ -136,7 +137,7 @@ class Gate:
             task.uncancel()
             raise stream.ended_by from None
         finally:
-            self._streams.discard(stream)
+            self._streams.pop(stream, None)
 
     def _leader_lost(self) -> None:
         for stream in [stream for stream in self._streams if stream.led]:

@@ -38,7 +38,7 @@ class Maintenance:
     header: Callable[[], pb.ResponseHeader]
     disk: Disk
     times: WorkTimes
-    waiting: set[asyncio.Event] = field(default_factory=set)
+    waiting: dict[asyncio.Event, None] = field(default_factory=dict)
     copies: int = 0
 
     def status(self) -> pb.StatusResponse:
@@ -134,7 +134,7 @@ class Maintenance:
         if target == self.member_id:
             return
         changed = asyncio.Event()
-        self.waiting.add(changed)
+        self.waiting[changed] = None
         self.loop.call(lambda node: node.transfer_leader(target))
         try:
             async with asyncio.timeout(self.config.request_timeout):
@@ -144,7 +144,7 @@ class Maintenance:
         except TimeoutError:
             raise errors.RequestTimeout from None
         finally:
-            self.waiting.discard(changed)
+            self.waiting.pop(changed, None)
 
     def leadership_changed(self) -> None:
         """The leader changed: whoever waits for that looks again."""

@@ -35,7 +35,8 @@ class Removals:
         self._loop = loop
         self._proposed = False
         self._told = False
-        self._waiting: set[asyncio.Event] = set()
+        # In the order in which they began to wait.
+        self._waiting: dict[asyncio.Event, None] = {}
 
     def look(self) -> None:
         """Do what can be done; to be called from time to time, and when a removal was applied or settled."""
@@ -61,14 +62,14 @@ class Removals:
     async def settled(self, number: int) -> None:
         """Return once a member is removed and those who stay can do without it."""
         changed = asyncio.Event()
-        self._waiting.add(changed)
+        self._waiting[changed] = None
         try:
             # What settles this member's own removal does not reach it.
             while not (self._membership.is_settled(number) or (self._told and self._id == number)):
                 changed.clear()
                 await changed.wait()
         finally:
-            self._waiting.discard(changed)
+            del self._waiting[changed]
 
     def _answered(self, answer: Promise[bytes]) -> None:
         # Whatever has come of it: the next look sees whether it has to be done again.
