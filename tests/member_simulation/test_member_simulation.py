@@ -13,7 +13,7 @@ from tests.member_simulation.run import run_for, run_seed
 
 BUDGET_SECONDS = float(os.environ.get("KVSTORE_SIMULATION_SECONDS", "20"))
 
-SEEDS_FOR_A_FAULT = 60
+SEEDS_FOR_A_FAULT = 200
 
 
 @pytest.mark.timeout(BUDGET_SECONDS + 300)
@@ -70,7 +70,7 @@ def test_a_trace_tells_what_happened() -> None:
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.id)
 def test_a_fault_is_noticed(fault: Fault) -> None:
     with fault.put_in():
-        for seed in range(SEEDS_FOR_A_FAULT):
+        for seed in range(fault.first, fault.first + SEEDS_FOR_A_FAULT):
             outcome = run_seed(seed)
             if outcome.failure:
                 assert re.search(fault.caught, outcome.failure), outcome.failure
