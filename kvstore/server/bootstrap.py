@@ -21,7 +21,7 @@ AskMembers = Callable[[str], Awaitable[peer_pb2.MembersResponse]]
 
 
 UNKNOWN_SECONDS: Final = 5.0
-"""How long a member that nobody knows asks again while one that may know it cannot be asked: an election or two."""
+"""How long a joining member asks again while one that may know it cannot be asked: a start, an election or two."""
 
 ASK_AGAIN_SECONDS: Final = 0.2
 
@@ -79,15 +79,17 @@ async def join_cluster(config: Config, ask: AskMembers) -> Origin:
     while True:
         outcomes = await asyncio.gather(*(ask(str(url)) for url in others), return_exceptions=True)
         answers = [outcome for outcome in outcomes if isinstance(outcome, peer_pb2.MembersResponse)]
-        if not answers:
-            reasons = "; ".join(f"{url}: {outcome}" for url, outcome in zip(others, outcomes, strict=True))
-            raise BootstrapError(f"no member of the cluster could be asked who belongs to it ({reasons})")
         # One that lags may not know this member yet, or only one that had the same address and was removed.
-        best = max(answers, key=lambda answer: answer.applied)
-        # That it was added may be known to a leader alone that has just died; the next one knows it soon.
-        if _lists(best, own_urls) or len(answers) == len(others) or loop.time() >= until:
-            return _identity_in(config, own_urls, best)
+        best = max(answers, key=lambda answer: answer.applied, default=None)
+        # They may be starting themselves; and that this member was added may be known to a leader alone that has just
+        # died. The next one knows it soon.
+        if loop.time() >= until or (best is not None and (_lists(best, own_urls) or len(answers) == len(others))):
+            break
         await asyncio.sleep(ASK_AGAIN_SECONDS)
+    if best is None:
+        reasons = "; ".join(f"{url}: {outcome}" for url, outcome in zip(others, outcomes, strict=True))
+        raise BootstrapError(f"no member of the cluster could be asked who belongs to it ({reasons})")
+    return _identity_in(config, own_urls, best)
 
 
 def _lists(answer: peer_pb2.MembersResponse, urls: set[str]) -> bool:

@@ -77,12 +77,22 @@ async def test_who_may_be_known_to_a_leader_that_has_died_asks_again(tmp_path: P
     assert await joined == 3
 
 
+async def test_members_that_are_starting_themselves_are_asked_again(tmp_path: Path) -> None:
+    answers: dict[str, MembersResponse | None] = {OTHERS[0]: None, OTHERS[1]: None}
+    joined = asyncio.ensure_future(join(tmp_path, answers))
+    asked_once, _ = await asyncio.wait({joined}, timeout=2 * ASK_AGAIN_SECONDS)
+    assert not asked_once
+    answers[OTHERS[0]] = answer(26, 3)
+    assert await joined == 3
+
+
 async def test_who_is_not_known_after_a_while_is_told_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bootstrap, "UNKNOWN_SECONDS", 0.0)
     with pytest.raises(BootstrapError, match="has no member with the peer URL"):
         await join(tmp_path, {OTHERS[0]: None, OTHERS[1]: answer(26, None)})
 
 
-async def test_nobody_answering_is_told_with_the_reasons(tmp_path: Path) -> None:
+async def test_nobody_answering_is_told_with_the_reasons(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bootstrap, "UNKNOWN_SECONDS", 0.0)
     with pytest.raises(BootstrapError, match=r"could be asked .*10.0.0.1:2380: .*connection refused; .*10.0.0.2:2380"):
         await join(tmp_path, dict.fromkeys(OTHERS))
