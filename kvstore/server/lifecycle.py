@@ -336,8 +336,8 @@ class Lifecycle:
             self.transport.set_member(number, known.peerURLs)
         elif number == self.id:
             self._leave()
-        elif not self._state.membership.is_settled(number):
-            # The one that is removed may still be needed.
+        else:
+            # The one that is removed may still be needed. A copy of the state may tell of a removal when it is settled.
             self._loop.call_later(2 * self._config.election_timeout / 1000, self._forget_member, number)
         self.member.changes.removals.look()
 

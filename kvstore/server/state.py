@@ -190,11 +190,13 @@ class State:
         self.conf_state = snapshot.conf_state
         self.store.reload()
         self.lessor.reload()
+        before = {member.ID for member in self.membership.all()}
         self.membership.reload()
         self.alarms.reload()
         self.version.reload()
-        for member in self.membership.all():
-            self.membership.on_change(member.ID)
+        # Those too that were removed meanwhile: somebody may still try to reach them.
+        for number in sorted(before.union(member.ID for member in self.membership.all())):
+            self.membership.on_change(number)
         self.installs_total += 1
         self._cut = snapshot.index
         self._log.info("replaced the state by a snapshot", index=snapshot.index, revision=self.store.revision)

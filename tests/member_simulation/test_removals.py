@@ -161,3 +161,29 @@ def test_of_four_any_two_of_those_who_stay_go_on() -> None:
                 world.timeline.run(world.timeline.now + 0.5)
             assert puts.answered >= served + 2, world._describe()
     assert gone
+
+
+def test_a_member_that_learns_of_a_removal_by_a_copy_of_the_state_tries_to_reach_the_removed_one_no_more() -> None:
+    with World(8, 4) as world:
+        # So that nothing but a copy brings level who was away.
+        for host in world.hosts:
+            host.config = replace(host.config, snapshot_count=2, snapshot_catchup_entries=0)
+        removal = Removal(world, leader_goes=False)
+        asked, behind, _ = removal.stay
+        for host in world.hosts:
+            if host is not behind:
+                world.network.cut.update(((host.name, behind.name), (behind.name, host.name)))
+        removal.begin(asked)
+        Puts(world, [asked])
+        world.timeline.run(world.timeline.now + SECONDS)
+        assert removal.goes.removed
+        member, running = behind.member, behind.running
+        assert member is not None
+        assert running is not None
+        assert removal.goes.member_id in running.lifecycle.transport.stats()
+        world.network.cut.clear()
+        world.timeline.run(world.timeline.now + 2 * SECONDS)
+        assert member.state.installs_total == 1
+        others = {host.member_id for host in removal.stay if host is not behind}
+        assert set(running.lifecycle.transport.stats()) == others
+        world.recover()
