@@ -6,6 +6,7 @@ A message that cannot be sent now is dropped, as on any network; raft is told wh
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from typing import Final, Protocol
@@ -40,6 +41,9 @@ MAX_SNAPSHOT_RETRY_SECONDS: Final = 16.0
 """After a copy that a member could not take the next one waits, each time twice as long: a full disk stays full for a
 while, and every copy costs the sender a walk through the whole state.
 """
+
+CATCH_UP_SECONDS: Final = 120.0
+"""How long a member that took a copy may need to install it and to fetch what came after it."""
 
 REFUSED_RETRY_SECONDS: Final = 2.0
 """A member that turns this one away will most likely do so again."""
@@ -153,6 +157,9 @@ class Link:
         self._stream: PeerStream | None = None
         self._held: list[Message] = []
         self._sending_snapshot = False
+        # What the last copy reaches at least, and until when the member may be expected to go on from there.
+        self._copied = 0
+        self._copied_until = 0.0
         # Until when the failure of the last copy is kept from raft, which would ask for the next one at once.
         self._pause: asyncio.TimerHandle | None = None
         self._failed_snapshots = 0
@@ -206,6 +213,11 @@ class Link:
     def pausing(self) -> bool:
         """Whether a copy was not taken, and the next one waits."""
         return self._pause is not None
+
+    @property
+    def copied(self) -> int:
+        """The index that a copy reaches at least which is on its way, or arrived a short while ago; 0 without one."""
+        return self._copied if self._loop.time() < self._copied_until else 0
 
     def has_changed(self) -> None:
         """The member has stored something, or is another process: it may take a copy now."""
@@ -316,6 +328,8 @@ class Link:
             # Raft asks again when this one is reported.
             return
         self._sending_snapshot = True
+        if message.snapshot is not None:
+            self._copied, self._copied_until = message.snapshot.metadata.index, math.inf
         self._spawn(self._snapshot(message))
 
     async def _snapshot(self, message: Message) -> None:
@@ -336,6 +350,7 @@ class Link:
             self._log.warning("could not send a snapshot", member=f"{self.member:x}", reason=str(error))
         finally:
             self._sending_snapshot = False
+            self._copied_until = self._loop.time() + CATCH_UP_SECONDS if ok else 0.0
             if ok:
                 self.stats.snapshots_sent += 1
                 self._failed_snapshots = 0
@@ -439,6 +454,10 @@ class Transport:
         link = self._links.get(member)
         if link is not None:
             link.heard(received_bytes)
+
+    def copies(self) -> dict[int, int]:
+        """For each member that is being sent a copy, or was a short while ago, the index that it reaches at least."""
+        return {member: link.copied for member, link in self._links.items() if link.copied}
 
     @property
     def pausing(self) -> bool:

@@ -40,6 +40,7 @@ from kvstore.server.proposals import Proposals
 from kvstore.server.reads import ReadRounds
 from kvstore.server.ready_loop import ReadyLoop
 from kvstore.server.removals import Removals
+from kvstore.server.retention import Retention
 from kvstore.server.state import State
 from kvstore.server.surroundings import Surroundings
 from kvstore.storage.errors import WriterFailed
@@ -108,7 +109,7 @@ def assemble(given: Foundation, founders: Sequence[Peer] | None) -> Lifecycle:
     state = _state(given, headers, work_times)
     replication = _replication(given, state, founders, late)
     applier = _applier(given, state, replication, headers)
-    state.attach(applier)
+    state.attach(applier, Retention(replication.node, replication.transport.copies))
     member = _member(given, state, replication, applier, headers, work_times)
     late.lifecycle = lifecycle = Lifecycle(
         config=given.config,

@@ -25,6 +25,7 @@ from kvstore.server.config import Config
 from kvstore.server.disk import Disk
 from kvstore.server.membership import Membership
 from kvstore.server.metrics import Timed, WatchTimes
+from kvstore.server.retention import Retention
 from kvstore.storage import pace
 from kvstore.storage.backend import Backend
 from kvstore.storage.errors import DiskFull
@@ -88,15 +89,17 @@ class State:
         # Bytes of entries since the disk of the state is full.
         self._unstored = 0
         self._applier: Applier | None = None
+        self._retention: Retention | None = None
         self._incoming: dict[tuple[int, int], Path] = {}
         self._cut = wal.first_index() - 1
         self._log = structlog.get_logger("kvstore.state")
         wal.conf_state = lambda: self.conf_state
         wal.snapshot = self._newest_snapshot
 
-    def attach(self, applier: Applier) -> None:
-        """Say who applies entries; it needs this state to exist first."""
+    def attach(self, applier: Applier, retention: Retention) -> None:
+        """Say who applies entries, and who knows what others need of the log; both need this state to exist first."""
         self._applier = applier
+        self._retention = retention
 
     async def copy(self) -> StateCopy:
         """A consistent copy of the state as it is now, or a little later."""
@@ -203,10 +206,15 @@ class State:
 
     def _cut_log(self) -> None:
         config = self._config
-        if self.backend.flushed_index - self._cut < config.snapshot_count + config.snapshot_catchup_entries:
+        cut = self.backend.flushed_index - config.snapshot_catchup_entries
+        if cut - self._cut < config.snapshot_count:
             return
-        self._cut = self.backend.flushed_index - config.snapshot_catchup_entries
-        self.wal.compact(self._cut)
+        if self._retention is not None:
+            cut = self._retention.limit(cut)
+            if cut - self._cut < config.snapshot_count:
+                return
+        self._cut = cut
+        self.wal.compact(cut)
         self._log.info("cut the log", index=self._cut, applied=self.applied)
 
     def _stored_conf_state(self) -> ConfState:

@@ -212,3 +212,36 @@ async def test_a_state_that_cannot_be_copied_is_said_and_pauses_as_well(
     await transport.close()
     gc.collect()
     assert not unheard
+
+
+async def test_what_a_copy_reaches_is_told_until_the_member_has_had_time_to_go_on_from_it(
+    world: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = asyncio.Event()
+
+    async def copy() -> Copy:
+        await made.wait()
+        return Copy()
+
+    monkeypatch.setattr(world.owner, "copy_state", copy)
+    world.member.has_room = True
+    transport = await start(world)
+    assert transport.copies() == {}
+    transport.send(PEER, snapshot())
+    assert transport.copies() == {PEER: METADATA.index}
+    made.set()
+    assert (await world.owner.outcome())[0]
+    assert transport.copies() == {PEER: METADATA.index}
+    monkeypatch.setattr(transports, "CATCH_UP_SECONDS", 0.0)
+    transport.send(PEER, snapshot())
+    assert (await world.owner.outcome())[0]
+    assert transport.copies() == {}
+    await transport.close()
+
+
+async def test_of_a_copy_that_was_not_taken_nothing_is_told(world: SimpleNamespace) -> None:
+    transport = await start(world)
+    transport.send(PEER, snapshot())
+    await paused(transport)
+    assert transport.copies() == {}
+    await transport.close()
