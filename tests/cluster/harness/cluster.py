@@ -102,7 +102,7 @@ class Member:
         except subprocess.TimeoutExpired:
             raise AssertionError(f"still running after {timeout:g} s; it wrote:\n{tail(log)}") from None
         finally:
-            process.destroy()
+            process.kill_group()
 
     def _running_process(self) -> ManagedProcess:
         assert self.process is not None, f"{self.name} was never started"
@@ -114,9 +114,8 @@ class Member:
         self._running_process().wait(READY_SECONDS)
 
     def kill_group(self) -> None:
-        """SIGKILL to the member and all that it started, as when a container is killed."""
-        self._running_process().send_group(signal.SIGKILL)
-        self._running_process().wait(READY_SECONDS)
+        """SIGKILL to the member and all that it started, as when a container is killed. None of them is left then."""
+        self._running_process().kill_group()
 
     def terminate(self, timeout: float = 10.0) -> None:
         """SIGTERM; the member must end with the status of a clean exit."""
@@ -148,9 +147,12 @@ class Member:
         self._running_process().send_group(number)
 
     def wipe(self) -> None:
-        """Delete its data, as if its disk had been replaced."""
+        """Delete its data, as if its disk had been replaced, once nothing that it started writes there any more."""
         assert not self.running, f"{self.name} runs"
-        shutil.rmtree(self.data, ignore_errors=True)
+        if self.process is not None:
+            self.process.wait_alone()
+        if self.data.exists():
+            shutil.rmtree(self.data)
 
     def status(self) -> StatusResponse | None:
         """Its status, or None if it does not answer at once."""
@@ -209,7 +211,7 @@ class Member:
             self._client.close()
             self._client = None
         if self.process is not None:
-            self.process.destroy()
+            self.process.kill_group()
 
 
 class Cluster:
