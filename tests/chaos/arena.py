@@ -7,6 +7,7 @@ import random
 import signal
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from tests.chaos.network import Condition, Network
 from tests.chaos.partitions import Pairs
 from tests.chaos.session import Ledger
 from tests.cluster.harness import Binary, Cluster, Member, wait_until
+from tests.cluster.harness.waiting import ConditionNotMet
 from tests.faultfs import FaultFs, NoCompiler
 from tests.history import Recorder
 from tests.history.convert import operation
@@ -25,6 +27,15 @@ from tests.history.model import History
 
 HEAL_SECONDS = 60.0
 """How long a cluster may take to serve again on every member once nothing is done to it any more."""
+
+JOIN_RESTARTS = 10
+"""How often a member that joins is started again; each time it asks for about five seconds."""
+
+JOIN_REFUSED = (
+    b"no member of the cluster could be asked who belongs to it",
+    b"has no member with the peer URL",
+)
+"""With what a member that joins gives up, as documented, while those that know it are down."""
 
 
 DISARM = AlarmRequest(action=AlarmRequest.DEACTIVATE, alarm=AlarmType.NOSPACE)
@@ -39,6 +50,14 @@ class NotNow(Exception):
 
 class Fallen(AssertionError):
     """A member ended by itself, and nothing that was done to it excuses that."""
+
+
+@dataclass(slots=True)
+class Joining:
+    """A member that has not joined yet. restarts: how many it has left. log_start: where its process's log begins."""
+
+    restarts: int
+    log_start: int
 
 
 class ProxiedCluster(Cluster):
@@ -91,6 +110,7 @@ class Arena:
         self.network = network
         self._occupied: set[str] = set()
         self._excused: set[str] = set()
+        self._joining: dict[str, Joining] = {}
         self._added = 0
         self._alarm_expected = False
         self._rooms = 0
@@ -172,13 +192,46 @@ class Arena:
         self._added += 1
         return f"x{self._added}"
 
-    def keep_running(self, member: Member) -> None:
-        """Start a member that has ended and had an excuse. Raises Fallen if it had none."""
-        if member.running:
-            return
-        if member.name not in self._excused:
-            raise Fallen(f"{member.name} ended by itself; its log:\n{member.log_tail()}")
+    def join(self, member: Member, restarts: int = JOIN_RESTARTS) -> None:
+        """Start a member that has been added, and have it started again if it ends before it could join."""
+        self._joining[member.name] = Joining(restarts, _size(member.log))
         member.start()
+
+    def keep_running(self, member: Member) -> None:
+        """Start a member that has ended and had an excuse, as its service manager would. Raises Fallen otherwise."""
+        if member.running:
+            if member.name in self._joining and member.status() is not None:
+                del self._joining[member.name]
+        elif member.name in self._excused or self._may_join_yet(member):
+            member.start()
+        else:
+            raise Fallen(f"{member.name} ended by itself; its log:\n{member.log_tail()}")
+
+    def _may_join_yet(self, member: Member) -> bool:
+        """Whether it could not join as nobody who knows it was there, and may ask once more."""
+        joining = self._joining.get(member.name)
+        if joining is None or joining.restarts == 0:
+            return False
+        said = member.log.read_bytes()[joining.log_start :]
+        joining.restarts -= 1
+        joining.log_start += len(said)
+        return any(reason in said for reason in JOIN_REFUSED)
+
+    def wait_for(self, member: Member, condition: Callable[[], bool], what: str, timeout: float) -> None:
+        """Wait for a condition of a member that is kept running. Raises ConditionNotMet, or Fallen at once."""
+        fallen: list[Fallen] = []
+
+        def holds_or_is_lost() -> bool:
+            try:
+                self.keep_running(member)
+            except Fallen as error:
+                fallen.append(error)
+                return True
+            return condition()
+
+        wait_until(holds_or_is_lost, what, timeout)
+        if fallen:
+            raise fallen[0]
 
     def make_good(self) -> None:
         """End all that may still be done to the members after a strike that was not made good by itself."""
@@ -215,19 +268,11 @@ class Arena:
         wait_until(writable, "writes are taken again once there is room", timeout)
 
     def _wait_served(self, member: Member, timeout: float) -> None:
-        fallen: list[Fallen] = []
-
-        def serves_or_is_lost() -> bool:
-            try:
-                self.keep_running(member)
-            except Fallen as error:
-                fallen.append(error)
-                return True
-            return member.serves()
-
         try:
-            wait_until(serves_or_is_lost, f"{member.name} serves again", timeout)
-        except AssertionError as error:
+            self.wait_for(member, member.serves, f"{member.name} serves again", timeout)
+        except ConditionNotMet as error:
             raise AssertionError(f"{error}\n{self.cluster.log_tails()}") from None
-        if fallen:
-            raise fallen[0]
+
+
+def _size(file: Path) -> int:
+    return file.stat().st_size if file.exists() else 0

@@ -202,7 +202,7 @@ def replace(arena: Arena, chance: random.Random) -> Iterator[str]:
         yield f"removed {member.name} and wiped it"
         learner = chance.random() < 0.5
         arena.cluster.add_again(member, learner=learner)
-        member.start()
+        arena.join(member)
         if learner:
             _promote(arena, member)
 
@@ -213,7 +213,7 @@ def grow(arena: Arena, chance: random.Random) -> Iterator[str]:
     cluster = arena.cluster
     member = cluster.add(arena.next_name(), learner=True)
     with arena.taken(member):
-        member.start()
+        arena.join(member)
         yield f"added {member.name} as a learner"
         _promote(arena, member)
         cluster.remove(member, member.id)
@@ -221,7 +221,7 @@ def grow(arena: Arena, chance: random.Random) -> Iterator[str]:
 
 
 def _promote(arena: Arena, member: Member) -> None:
-    """Promote a learner as soon as it has caught up."""
+    """Promote a learner as soon as it has joined and caught up."""
 
     def attempt() -> bool:
         learner = member.status()
@@ -236,7 +236,7 @@ def _promote(arena: Arena, member: Member) -> None:
             return error.details() == "etcdserver: can only promote a learner member"
         return True
 
-    wait_until(attempt, f"{member.name} is promoted", 60)
+    arena.wait_for(member, attempt, f"{member.name} is promoted", 60)
     arena.cluster.introduce()
 
 
