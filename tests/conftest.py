@@ -1,22 +1,72 @@
-"""The order in which files are run.
+"""How the tests are handed out to workers: what takes long first, and whole files where a file shares something.
 
-Of several workers each takes the next file that is left, and one ahead: who takes a long one last is waited for.
+Of several workers each takes the next piece that is left, and one ahead: who takes a long one last is waited for.
 """
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-HERE = Path(__file__).parent
+ROOT = Path(__file__).parents[1]
 
-LONGEST_FIRST = ("crash", "member_simulation", "limits", "versions", "chaos", "simulation", "cluster", "history")
+LONGEST_FIRST = (
+    "member_simulation",
+    "simulation",
+    "crash",
+    "limits",
+    "versions",
+    "chaos",
+    "known_faults",
+    "cluster",
+    "history",
+)
 """Packages whose files take longest: they start processes, wait for what these do, or have a budget to use up."""
+
+APART = (
+    "tests/crash/test_catch_up.py",
+    "tests/crash/test_kill.py",
+    "tests/crash/test_power.py",
+    "tests/chaos/test_chaos.py",
+    "tests/chaos/test_joining.py",
+    "tests/known_faults/test_membership.py",
+    "tests/known_faults/test_storage.py",
+    "tests/limits/test_limits.py",
+    "tests/member_simulation/test_member_simulation.py",
+    "tests/member_simulation/test_removals.py",
+    "tests/simulation/test_simulation.py",
+    "tests/versions/test_refusals.py",
+    "tests/versions/test_rolling_upgrade.py",
+)
+"""Long files each test of which has members or worlds of its own: their tests are handed out one by one."""
+
+_WAITING = 1
+"""Workers more than processors: most of what takes long waits for processes that start, elect and expire."""
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int:
+    """How many workers `-n auto` stands for."""
+    return len(os.sched_getaffinity(0)) + _WAITING if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """With `--dist loadfile` the files whose tests share nothing are taken apart."""
+    from xdist.scheduler import LoadFileScheduling  # type: ignore[import-untyped]
+
+    class Scheduling(LoadFileScheduling):  # type: ignore[misc]
+        def _split_scope(self, nodeid: str) -> str:
+            return nodeid if nodeid.startswith(APART) else str(super()._split_scope(nodeid))
+
+    return Scheduling(config, log) if config.getoption("dist") == "loadfile" else None
 
 
 def _place(item: pytest.Item) -> int:
-    package = item.path.relative_to(HERE).parts[0]
+    package = item.path.relative_to(ROOT / "tests").parts[0]
     return LONGEST_FIRST.index(package) if package in LONGEST_FIRST else len(LONGEST_FIRST)
 
 
