@@ -2,8 +2,8 @@
 
 A batch is on disk when its transaction has been committed, some time after it was handed over; the member hears of it
 later still. A crash drops what is not committed, except that the disk may have got further than the member knew: some
-of what was handed over, in order, is committed before the end. The log's journal is a real file, small, so that it
-comes round again and again, and at times so slow that the log goes around it.
+of what was handed over, in order, is committed before the end. The log's journal is a real file (`durable.py`), small,
+so that it comes round again and again. Some systems write it beside the program, on others the program waits.
 """
 
 from __future__ import annotations
@@ -35,22 +35,11 @@ from kvstore.storage.transaction import ReadTransaction
 from kvstore.storage.wal import ENTRIES, Wal, WalOptions
 from kvstore.storage.writer import Done, WriterEvents
 from raft.messages import Entry, HardState, SnapshotMetadata
+from tests.member_simulation.durable import BlockingFile, DiskHabits, LaterFile, WorkClock
 from tests.member_simulation.timeline import ProcessLoop, Timeline
 
 _MAP_SIZE = 256 * MIB
 _JOURNAL_BYTES = 128 * 1024
-
-
-@dataclass(slots=True)
-class DiskHabits:
-    """How a member's disk behaves; changed while it runs.
-
-    slow: factor on what everything takes. full: nothing more can be written.
-    """
-
-    seconds: float = 0.001
-    slow: float = 1.0
-    full: bool = False
 
 
 @dataclass(slots=True)
@@ -330,6 +319,7 @@ class Disks:
         # Each with a duplicate of its own: whether the descriptor is still what it was is told by that.
         self._locks: list[tuple[int, int]] = []
         self._journal: Journal | None = None
+        self._file: BlockingFile | LaterFile | None = None
         self._worked = 0.0
         self.wal: _ToldWal | None = None
 
@@ -337,6 +327,8 @@ class Disks:
         """The member is dead: lose what was not written, and let go of everything."""
         for writer in self.writers:
             writer.crash()
+        if self._file is not None:
+            self._file.lose()
         if self._journal is not None:
             self._journal.close()
         locks, self._locks = self._locks, []
@@ -352,7 +344,7 @@ class Disks:
             os.close(twin)
 
     def clock(self) -> float:
-        """For how long work takes; nobody else's clock. Writing the journal takes as long as the disk likes."""
+        """For how long work takes in a turn; nobody else's clock."""
         self._worked += self._timeline.chance.choice((0.0, 0.0, 0.0, 0.0, 0.00001, 0.011))
         return self._worked
 
@@ -365,7 +357,9 @@ class Disks:
         environment._execute_journal(engine, path)
         self._journal = made = journal.prepare(path, _JOURNAL_BYTES, durable=False)
         engine.commit([[(PUT, META.name, [(JOURNAL_KEY, made.mark.encode())])]])
-        env.writer = JournaledWriter(env.writer, made, path, loop=self._loop, clock=self.clock)
+        clock = WorkClock(self._timeline, self._loop)
+        self._file = made._file = self._open_journal(path / journal.FILE, clock)
+        env.writer = JournaledWriter(env.writer, made, path, loop=self._loop, clock=clock)
         self.wal = _ToldWal(env, options, events)
         return self.wal
 
@@ -388,6 +382,11 @@ class Disks:
         """Tell somebody what the log has on disk from now on."""
         assert self.wal is not None
         self.wal.on_durable = on_durable
+
+    def _open_journal(self, path: Path, clock: WorkClock) -> BlockingFile | LaterFile:
+        if self._timeline.chance.random() < 0.25:
+            return BlockingFile(path, self._timeline, clock, self._habits)
+        return LaterFile(path, self._timeline, self._loop, clock, self._habits)
 
     def _open(self, path: Path, tables: Sequence[TableSpec], options: EngineOptions, name: str) -> Environment:
         engine = Engine(path, tables, replace(options, map_size=_MAP_SIZE, count_free=False, unsafe_no_fsync=True))

@@ -56,6 +56,16 @@ def _acknowledge_before_writing(original: Callable[..., Any]) -> Callable[..., A
     return submit
 
 
+def _acknowledge_what_is_being_written(original: Callable[..., Any]) -> Callable[..., Any]:
+    def write(self: Any, payload: bytes, batch: Any) -> None:
+        original(self, payload, batch)
+        if self._under_way is not None:
+            self._under_way = batch._replace(done=lambda: None)
+            batch.done()
+
+    return write
+
+
 def _forget_votes(original: Callable[..., Any]) -> Callable[..., Any]:
     return lambda self, batch: None
 
@@ -165,6 +175,13 @@ def _forget_that_a_removal_is_committed(original: Callable[..., Any]) -> Callabl
 
 FAULTS: tuple[Fault, ...] = (
     Fault("acknowledged before it is written", JournaledWriter, "submit", _acknowledge_before_writing, "lost"),
+    Fault(
+        "acknowledged while it is being written",
+        JournaledWriter,
+        "_write",
+        _acknowledge_what_is_being_written,
+        "lost|told of|was known",
+    ),
     Fault("votes are not written", Wal, "_put_hard_state", _forget_votes, "lost its hard state"),
     Fault("an entry is skipped after a start", State, "apply", _skip_an_entry_after_a_start, "revision"),
     Fault("reads ask nobody", Member, "confirm", _read_without_a_round, "linearizability|was known|lease"),

@@ -44,7 +44,8 @@ from raft.messages import (
     SnapshotMetadata,
     StateType,
 )
-from tests.member_simulation.disk import DiskHabits, Disks
+from tests.member_simulation.disk import Disks
+from tests.member_simulation.durable import DiskHabits
 from tests.member_simulation.network import Channel, Handlers, Network, Server
 from tests.member_simulation.timeline import ProcessLoop, Timeline, Violation
 from tests.member_simulation.truth import Truth

@@ -15,7 +15,8 @@ from kvstore.storage.engine import Engine, EngineOptions
 from raft.messages import Entry, HardState, SnapshotMetadata
 from tests.history.plan import SECOND
 from tests.member_simulation.clients import Book, HeldLease, Watching, Write
-from tests.member_simulation.disk import DiskHabits, SimulatedWriter
+from tests.member_simulation.disk import SimulatedWriter
+from tests.member_simulation.durable import DiskHabits
 from tests.member_simulation.host import KnownLog
 from tests.member_simulation.timeline import ProcessLoop, Timeline, Trace, Violation
 from tests.member_simulation.truth import Truth

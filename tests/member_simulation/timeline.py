@@ -134,6 +134,8 @@ class ProcessLoop(asyncio.BaseEventLoop):
         self._serial = 0
         self._armed: float | None = None
         self._free = 0.0
+        self._descriptors = 0
+        self._readers: dict[int, tuple[Callable[..., object], tuple[Any, ...]]] = {}
         self._tasks: dict[asyncio.Task[Any], None] = {}
 
     # Life.
@@ -164,6 +166,7 @@ class ProcessLoop(asyncio.BaseEventLoop):
         self._tasks.clear()
         self._ready.clear()
         self._timers.clear()
+        self._readers.clear()
 
     # Turns.
 
@@ -205,7 +208,8 @@ class ProcessLoop(asyncio.BaseEventLoop):
                     handle._run()
         finally:
             asyncio.events._set_running_loop(None)
-        self._free = self._timeline.now + self.turn_seconds
+        # Who waited for something in it may have made it longer.
+        self._free = max(self._free, self._timeline.now + self.turn_seconds)
 
     # What asyncio asks of a loop.
 
@@ -246,6 +250,30 @@ class ProcessLoop(asyncio.BaseEventLoop):
 
     def _timer_handle_cancelled(self, handle: asyncio.TimerHandle) -> None:
         """It is passed over when its time comes."""
+
+    def new_descriptor(self) -> int:
+        """What somebody else can make readable; no number of a file."""
+        self._descriptors -= 1
+        return self._descriptors
+
+    def add_reader(self, fd: int, callback: Callable[..., object], *args: Any) -> None:  # type: ignore[override]
+        """Of a number from new_descriptor."""
+        assert fd not in self._readers, "two wait for the same"
+        self._readers[fd] = (callback, args)
+
+    def remove_reader(self, fd: int) -> bool:  # type: ignore[override]
+        """Whether anybody was there."""
+        return self._readers.pop(fd, None) is not None
+
+    def readable(self, fd: int) -> None:
+        """There is something to be read, as the loop finds out in its next turn."""
+        self.call_soon(self._read, fd)
+
+    def _read(self, fd: int) -> None:
+        reader = self._readers.get(fd)
+        if reader is not None:
+            callback, args = reader
+            callback(*args)
 
     def create_future(self) -> asyncio.Future[Any]:
         """A future of this loop."""

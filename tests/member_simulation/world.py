@@ -153,7 +153,7 @@ class World:
         self.network.cut.clear()
         self.network.habits = NetworkHabits(min(self.network.habits.seconds, 0.01))
         for host in self.hosts:
-            host.disk.slow, host.disk.full = 1.0, False
+            host.disk.slow, host.disk.full, host.disk.strike = 1.0, False, None
         for client in self.clients:
             client.quiet = True
         self._restart_for_ever()
@@ -273,9 +273,17 @@ class World:
 
     def _crash(self) -> None:
         host = self._one()
-        if host is not None:
+        if host is None:
+            return
+
+        def crash() -> None:
             host.crash()
             self._start_later(host)
+
+        if self.chance.random() < 0.5:
+            crash()
+        else:
+            host.disk.strike = crash
 
     def _crash_all(self) -> None:
         for host in self._running():
