@@ -201,6 +201,7 @@ FAULTS: tuple[Fault, ...] = (
         "reload",
         _skip_what_a_snapshot_brought,
         "told of|misses|every watch",
+        first=12,
     ),
     Fault(
         "checkpoints outlive renewals",
@@ -210,7 +211,14 @@ FAULTS: tuple[Fault, ...] = (
         "promised",
         first=186,
     ),
-    Fault("leases are those from before a snapshot", Lessor, "reload", _keep_the_leases_from_before_a_snapshot, ""),
+    Fault(
+        "leases are those from before a snapshot",
+        Lessor,
+        "reload",
+        _keep_the_leases_from_before_a_snapshot,
+        "",
+        first=7,
+    ),
     Fault("the configuration is not stored", State, "set_conf_state", _forget_the_configuration, ""),
     Fault(
         "the log is cut before the state is flushed", State, "_cut_log", _cut_what_is_not_flushed, "log begins after"
@@ -222,6 +230,7 @@ FAULTS: tuple[Fault, ...] = (
         "_append_commit",
         _forget_that_a_removal_is_committed,
         "removal: ",
+        first=10,
     ),
     Fault("a batch is proposed twice", Proposals, "take", _propose_twice, "takes effect at"),
 )
