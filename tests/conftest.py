@@ -14,17 +14,26 @@ import pytest
 ROOT = Path(__file__).parents[1]
 
 LONGEST_FIRST = (
-    "member_simulation",
-    "simulation",
-    "crash",
-    "limits",
-    "versions",
-    "chaos",
-    "known_faults",
-    "cluster",
-    "history",
+    "tests/member_simulation/test_member_simulation.py",
+    "tests/simulation/",
+    "tests/crash/test_kill.py",
+    "tests/chaos/test_chaos.py",
+    "tests/cluster/test_cluster_faults.py",
+    "tests/cluster/test_cluster_reconfiguration.py",
+    "tests/kvctl/test_like_etcdctl.py",
+    "tests/history/test_history_checks.py",
+    "tests/crash/",
+    "tests/versions/",
+    "tests/limits/",
+    "tests/member_simulation/",
+    "tests/chaos/",
+    "tests/known_faults/",
+    "tests/cluster/",
+    "tests/kvctl/",
+    "tests/history/",
+    "tests/fuzz/",
 )
-"""Packages whose files take longest: they start processes, wait for what these do, or have a budget to use up."""
+"""What takes longest: it starts processes, waits for what these do, or has a budget to use up."""
 
 APART = (
     "tests/crash/test_catch_up.py",
@@ -32,6 +41,7 @@ APART = (
     "tests/crash/test_power.py",
     "tests/chaos/test_chaos.py",
     "tests/chaos/test_joining.py",
+    "tests/history/test_history_checks.py",
     "tests/known_faults/test_membership.py",
     "tests/known_faults/test_storage.py",
     "tests/limits/test_limits.py",
@@ -66,8 +76,8 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 
 
 def _place(item: pytest.Item) -> int:
-    package = item.path.relative_to(ROOT / "tests").parts[0]
-    return LONGEST_FIRST.index(package) if package in LONGEST_FIRST else len(LONGEST_FIRST)
+    path = item.path.relative_to(ROOT).as_posix()
+    return next((place for place, long in enumerate(LONGEST_FIRST) if path.startswith(long)), len(LONGEST_FIRST))
 
 
 @pytest.hookimpl(tryfirst=True)
