@@ -7,6 +7,7 @@ the log may be cut; knows nothing of clients.
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -86,8 +87,9 @@ class State:
         self.applied_term = backend.applied.term
         self.conf_state = self._stored_conf_state()
         self.installs_total = 0
-        # Bytes of entries since the disk of the state is full.
-        self._unstored = 0
+        # Bytes of the entries that were applied since the disk of the state is full, by the last index of a batch.
+        self._unstored: deque[tuple[int, int]] = deque()
+        self._unstored_bytes = 0
         self._applier: Applier | None = None
         self._retention: Retention | None = None
         self._incoming: dict[tuple[int, int], Path] = {}
@@ -129,14 +131,24 @@ class State:
         self.applied, self.applied_term = last.index, last.term
         self.backend.set_applied(last.index, last.term)
         self.backend.applying = False
-        self._unstored = self._unstored + sum([len(entry.data) for entry in entries]) if self.backend.is_full else 0
+        # Also when there seems to be room: it may be for a part only, and what was counted is in memory still.
+        if self.backend.is_full or self._unstored:
+            size = sum([len(entry.data) for entry in entries])
+            self._unstored.append((last.index, size))
+            self._unstored_bytes += size
+            self._forget_stored()
 
     @property
     def holds_too_much(self) -> bool:
         """Whether nothing more should be applied before there is room on the disk for what is."""
         if not self.backend.is_full:
             return False
-        return self._unstored > MAX_UNSTORED_BYTES or self.backend.overlay_ops > MAX_UNSTORED_ROWS
+        self._forget_stored()
+        return self._unstored_bytes > MAX_UNSTORED_BYTES or self.backend.overlay_ops > MAX_UNSTORED_ROWS
+
+    def _forget_stored(self) -> None:
+        while self._unstored and self._unstored[0][0] <= self.backend.flushed_index:
+            self._unstored_bytes -= self._unstored.popleft()[1]
 
     def turn_ended(self) -> None:
         """Tell watchers, flush when it is time, and cut the log behind what is durable."""

@@ -74,10 +74,11 @@ class LogDisk:
 
 
 class StateDisk:
-    """Where one member's state lies: full or not."""
+    """Where one member's state lies: full or not. commits_left: how many find room before it is."""
 
     def __init__(self) -> None:
         self.full = False
+        self.commits_left = 0
         self.backend: Backend
 
     def open(
@@ -90,7 +91,9 @@ class StateDisk:
 
         def commit_if_there_is_room(batches: Sequence[Sequence[Operation]]) -> WriteStats:
             if self.full:
-                raise DiskFull("the state's disk is full")
+                if not self.commits_left:
+                    raise DiskFull("the state's disk is full")
+                self.commits_left -= 1
             return commit(batches)
 
         engine.commit = commit_if_there_is_room  # type: ignore[method-assign]
@@ -299,6 +302,72 @@ async def test_a_follower_whose_state_has_no_room_while_its_log_has_applies_so_m
     await eventually(lambda: full.loop.applied == leader.loop.applied, "the member catches up")
     assert values(await full.range(get(b"k49", serializable=True))) == [value]
     await eventually(lambda: not full.state.holds_too_much and not full.disk.full, "there is room again")
+
+
+class FullState:
+    """A follower whose state has no room, and may have 100,000 bytes in memory that are not stored."""
+
+    def __init__(self, three: Three, leader: Member, number: int) -> None:
+        self._leader = leader
+        self._disk = three.state_disks[number]
+        self.state = three.members[number].state
+
+    async def fill(self) -> None:
+        """Have 10,000 bytes wait for room, and 80,000 behind them."""
+        self._disk.full = True
+        await self.put(1)
+        await self.find_no_room()
+        await self.put(8)
+        assert not self.state.holds_too_much
+
+    async def put(self, times: int) -> None:
+        for _ in range(times):
+            await self._leader.put(pb.PutRequest(key=b"k", value=bytes(10_000)))
+        await eventually(lambda: self.state.applied == self._leader.loop.applied, "the member has applied it")
+
+    def make_room_for_one_commit(self) -> None:
+        self._disk.commits_left = 1
+        self._disk.backend.retry()
+        assert self._disk.commits_left == 0
+
+    async def find_no_room(self) -> None:
+        await eventually(lambda: self.state.backend.is_full, "the member finds no room for its state")
+
+
+@pytest.fixture
+async def full_state(three: Three, monkeypatch: pytest.MonkeyPatch) -> FullState:
+    monkeypatch.setattr(states, "MAX_UNSTORED_BYTES", 100_000)
+    leader = three.members[await three.leader()]
+    number = next(number for number, member in enumerate(three.members) if not member.is_leader)
+    made = FullState(three, leader, number)
+    await made.fill()
+    return made
+
+
+async def test_what_was_applied_without_room_counts_no_more_once_it_is_stored(full_state: FullState) -> None:
+    full_state.make_room_for_one_commit()
+    await full_state.find_no_room()
+    await full_state.put(1)
+    full_state.make_room_for_one_commit()
+    await full_state.find_no_room()
+    # The 80,000 are stored, 10,000 are not.
+    await full_state.put(3)
+    assert not full_state.state.holds_too_much
+
+
+async def test_what_was_applied_without_room_counts_until_it_is_stored(
+    full_state: FullState, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patched:
+        patched.setattr(full_state.state.backend, "maybe_flush", lambda now: None)
+        full_state.make_room_for_one_commit()
+        assert not full_state.state.backend.is_full
+        await full_state.put(1)
+    # The first 10,000 are stored, the 80,000 and the last 10,000 are not.
+    await full_state.find_no_room()
+    # Each is a little more than its value.
+    await full_state.put(1)
+    await eventually(lambda: full_state.state.holds_too_much, "the member has enough")
 
 
 async def test_a_copy_of_the_state_waits_for_room_to_be_put_in_place(
