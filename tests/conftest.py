@@ -20,7 +20,9 @@ LONGEST_FIRST = (
     "tests/chaos/test_chaos.py",
     "tests/cluster/test_cluster_faults.py",
     "tests/cluster/test_cluster_reconfiguration.py",
-    "tests/kvctl/test_like_etcdctl.py",
+    "tests/cluster/",
+    "tests/kvctl/",
+    "tests/client/",
     "tests/history/test_history_checks.py",
     "tests/crash/",
     "tests/versions/",
@@ -28,12 +30,14 @@ LONGEST_FIRST = (
     "tests/member_simulation/",
     "tests/chaos/",
     "tests/known_faults/",
-    "tests/cluster/",
-    "tests/kvctl/",
-    "tests/history/",
+    "tests/server/test_full_disk.py",
     "tests/fuzz/",
+    "tests/kvbench/",
+    "tests/storage/",
+    "tests/history/",
 )
-"""What takes longest: it starts processes, waits for what these do, or has a budget to use up."""
+"""What takes longest: it starts processes, waits for what these do, or has a budget to use up. Packages that share
+members stay together."""
 
 APART = (
     "tests/crash/test_catch_up.py",

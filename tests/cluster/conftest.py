@@ -18,9 +18,12 @@ def binary() -> Binary:
     return from_environment()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def shared_cluster(binary: Binary, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    """Three members for tests that only talk to them: who kills, fills or reconfigures makes a cluster of its own."""
+    """Three members for tests that only talk to them: who kills, fills or reconfigures makes a cluster of its own.
+
+    They end with the tests of this package: beside the others their heartbeats would take a tenth of a processor.
+    """
     with Cluster(binary, tmp_path_factory.mktemp("shared")) as cluster:
         yield cluster
 

@@ -1,0 +1,1 @@
+"""Clusters of real processes, as clients and operators see them."""
