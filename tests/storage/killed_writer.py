@@ -1,4 +1,7 @@
-"""A writer process that kills itself: KILL_AT names the moment, KILL_KEY the row that must be among those written."""
+"""A writer process that kills itself: KILL_AT names the moment, KILL_KEY the row that must be among those written.
+
+KILL_WITH names the signal, SIGKILL unless given.
+"""
 
 import os
 import signal
@@ -11,10 +14,11 @@ from kvstore.storage.transaction import WriteTransaction
 
 MOMENT = os.environ["KILL_AT"]
 KEY = os.environ["KILL_KEY"].encode()
+SIGNAL = signal.Signals[os.environ.get("KILL_WITH", "SIGKILL")]
 
 
 def die() -> None:
-    os.kill(os.getpid(), signal.SIGKILL)
+    os.kill(os.getpid(), SIGNAL)
 
 
 def die_if(moment: str) -> None:

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from kvstore.storage.datadir import DataDirectory
 from kvstore.storage.engine import Engine
+from kvstore.storage.environment import FileReading
 from kvstore.storage.errors import StorageError
 from kvstore.storage.pages import DATA_FILE
+from kvstore.storage.transaction import ReadTransaction
 from kvstore.storage.writer import WriterEvents
 from tests.storage.harness import SECONDS, TABLES, process_writer, put, put_and_wait, rows_of, until
 
@@ -103,3 +108,63 @@ async def test_a_writer_killed_while_it_exchanges_the_file(
     engine.close()
     assert sorted(os.listdir(tmp_path)) == ["data.mdb", "lock.mdb"]
     assert rows_of(tmp_path) == {**rows, b"0000": b"newest"}
+
+
+@pytest.mark.parametrize("then", [signal.SIGCONT, signal.SIGKILL], ids=["goes-on", "is-killed"])
+async def test_nobody_opens_an_environment_between_the_two_steps_of_an_exchange_of_its_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, then: signal.Signals
+) -> None:
+    """Its lock file is gone by then, and its data file is the old one."""
+    monkeypatch.setenv("KILL_AT", "before_rename")
+    monkeypatch.setenv("KILL_KEY", "")
+    monkeypatch.setenv("KILL_WITH", "SIGSTOP")
+    errors: list[StorageError] = []
+    writer = process_writer(tmp_path, WriterEvents(failed=errors.append), module="tests.storage.killed_writer")
+    rows = {b"%04d" % number: b"x" for number in range(100)}
+    await put_and_wait(writer, rows)
+    old = (tmp_path / DATA_FILE).stat().st_ino
+    compacted = writer.compact()
+    await until(lambda: is_stopped(writer.pid))
+    try:
+        assert sorted(os.listdir(tmp_path)) == ["compacted.mdb", DATA_FILE]
+        with open_directory(tmp_path) as directory, pytest.raises(BlockingIOError):
+            fcntl.flock(directory, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        opening = asyncio.create_task(asyncio.to_thread(FileReading, tmp_path, TABLES))
+    except BaseException:
+        # One that is stopped outlives the test.
+        then = signal.SIGKILL
+        raise
+    finally:
+        os.kill(writer.pid, then)
+    async with asyncio.timeout(SECONDS):
+        reading = await opening
+    txn, handles = reading.begin()
+    assert dict(ReadTransaction(txn, handles).items("current")) == rows
+    del txn
+    if then is signal.SIGKILL:
+        await until(lambda: bool(errors))
+        await writer.close()
+        writer = process_writer(tmp_path)
+    else:
+        await asyncio.wrap_future(compacted)
+    assert ((tmp_path / DATA_FILE).stat().st_ino == old) == (then is signal.SIGKILL)
+    await put_and_wait(writer, {b"later": b"y"})
+    txn, handles = reading.begin()
+    assert ReadTransaction(txn, handles).get("current", b"later") == b"y"
+    del txn
+    reading.close()
+    await writer.close()
+
+
+def is_stopped(pid: int) -> bool:
+    """Whether a process has been stopped by a signal."""
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "T"
+
+
+@contextmanager
+def open_directory(path: Path) -> Iterator[int]:
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
