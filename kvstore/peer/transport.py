@@ -270,7 +270,8 @@ class Link:
     async def _probe(self) -> None:
         while not self._closed:
             await asyncio.sleep(PROBE_SECONDS)
-            if self.stats.active_since is None:
+            stream = self._stream
+            if stream is None:
                 continue
             began = time.perf_counter()
             try:
@@ -279,6 +280,10 @@ class Link:
             except RpcError:
                 # The stream of messages finds out by itself, and says so.
                 continue
+            if stream is not self._stream:
+                continue
+            # Two that follow have nothing to say to each other, and are to know that they could.
+            self.heard(0)
             self._observer.round_trip(self.member, time.perf_counter() - began)
 
     async def _drain(self, stream: PeerStream) -> None:
