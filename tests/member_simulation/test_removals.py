@@ -163,6 +163,68 @@ def test_of_four_any_two_of_those_who_stay_go_on() -> None:
     assert gone
 
 
+def test_a_removed_leader_asks_another_to_lead_if_the_first_one_does_not() -> None:
+    with World(9, 4) as world:
+        removal = Removal(world, leader_goes=True)
+        running = removal.goes.running
+        assert running is not None
+        connections = running.lifecycle.transport
+        first, second, _ = sorted(
+            removal.stay, key=lambda host: (connections.active_since(host.member_id) or 0.0, host.member_id)
+        )
+        # Who can write nothing does not take the lead.
+        first.disk.full = True
+        Puts(world, [second])
+        member = first.member
+        assert member is not None
+        end = world.timeline.now + 30.0
+        while not member.disk.full:
+            assert world.timeline.now < end
+            world.timeline.run(world.timeline.now + 0.1)
+        assert removal.goes.leads
+        removal.begin(second)
+        world.timeline.run(world.timeline.now + 2 * SECONDS)
+        assert first.disk.full
+        assert removal.answered is not None
+        assert removal.goes.removed
+        world.recover()
+
+
+def test_who_asks_again_for_a_removal_that_is_not_settled_waits_for_the_same_one() -> None:
+    with World(10, 4) as world:
+        removal = Removal(world, leader_goes=False)
+        leader = next(host for host in removal.stay if host.leads)
+        member = leader.member
+        assert member is not None
+        removal.begin(leader)
+        while not member.state.membership.unsettled:
+            world.timeline.run(world.timeline.now + 0.0001)
+        # Before anybody else can store what settles it.
+        for host in world.hosts:
+            if host is not leader:
+                host.pause(0.3)
+        client = Client(world, world.book, "another", random.Random(2))
+        world.clients.append(client)  # type: ignore[arg-type]
+        answers: list[pb.MemberRemoveResponse] = []
+
+        async def remove() -> None:
+            client.visit(leader)
+            request = pb.MemberRemoveRequest(ID=removal.goes.member_id)
+            answers.append(await client.call("Cluster/MemberRemove", request, pb.MemberRemoveResponse))
+
+        client.go(remove)
+        world.timeline.run(world.timeline.now + 0.2)
+        assert member.state.membership.unsettled == [removal.goes.member_id]
+        assert not answers
+        assert removal.answered is None
+        world.timeline.run(world.timeline.now + SECONDS)
+        assert removal.answered is not None
+        assert [{each.ID for each in answer.members} for answer in answers] == [
+            {host.member_id for host in removal.stay}
+        ]
+        world.recover()
+
+
 def test_a_member_that_learns_of_a_removal_by_a_copy_of_the_state_tries_to_reach_the_removed_one_no_more() -> None:
     with World(8, 4) as world:
         # So that nothing but a copy brings level who was away.
