@@ -152,7 +152,10 @@ class JournaledWriter:
             self._waiting.append(_Waiting(batch.operations, _nothing, done))
 
     def settle(self, done: Done) -> None:
-        """As Writer.settle."""
+        """As Writer.settle. Waits for a write under way, however long the disk takes, and the loop with it.
+
+        Called once in a log's life: when it is told whose it is, before its member serves anybody.
+        """
         self._finish_all()
         self._submit_behind([], _nothing, done)
 
@@ -167,7 +170,10 @@ class JournaledWriter:
         return self._counted(self._behind.compact())
 
     def swap_in(self, file: Path, changes: WriteBatch) -> Future[None]:
-        """As Writer.swap_in. The file must not hold a mark: the journal's goes with the changes."""
+        """As Writer.swap_in. The file must not hold a mark: the journal's goes with the changes.
+
+        Waits as settle() does. A log is not replaced while its member runs.
+        """
         self._finish_all()
         self._move()
         changes.put(META.name, [(JOURNAL_KEY, self._journal.mark.encode())])
@@ -178,7 +184,11 @@ class JournaledWriter:
         self._behind.retry()
 
     async def close(self) -> None:
-        """Move everything, say that no journal is needed to read the environment, and end the writer behind."""
+        """Move everything, say that no journal is needed to read the environment, and end the writer behind.
+
+        The loop waits for a write under way, however long the disk takes; the member has stopped serving. A signal is
+        not heard meanwhile: with a disk that never answers, the process has to be killed.
+        """
         self._stop_timer()
         self._closing = True
         self._finish_all()
@@ -260,7 +270,7 @@ class JournaledWriter:
         self._under_way = None
 
     def _finish_all(self) -> None:
-        """Wait for what is being written into the journal, and what waits for it."""
+        """Wait for what is being written into the journal, and what waits for it. The loop does nothing else."""
         while self._under_way is not None:
             self._look(_PATIENCE)
 
