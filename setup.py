@@ -37,7 +37,7 @@ COMPILED = (
             "wal",
         )
     ),
-    *(f"kvstore/server/{name}.py" for name in ("apply", "outbox", "proposals", "ready_loop")),
+    *(f"kvstore/server/{name}.py" for name in ("apply", "headers", "outbox", "proposals", "proposer", "ready_loop")),
     *(
         f"kvstore/rpc/{name}.py"
         for name in (
@@ -50,6 +50,8 @@ COMPILED = (
             "h2",
             "incoming",
             "metadata",
+            "method",
+            "observer",
             "outgoing",
             "promise",
             "sending_connection",

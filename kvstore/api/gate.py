@@ -159,11 +159,15 @@ def _served_by_learner(method: str, request: Any) -> bool:
 
 
 class GatedRegistry:
-    """Takes servicers in place of a server and registers each handler behind the gate."""
+    """Takes servicers in place of a server and registers each handler behind the gate.
 
-    def __init__(self, registry: Registry, gate: Gate) -> None:
+    decoders: of the methods whose requests are not to be decoded as the generated code has it, by path.
+    """
+
+    def __init__(self, registry: Registry, gate: Gate, decoders: Mapping[str, Callable[[bytes], Any]]) -> None:
         self._registry = registry
         self._gate = gate
+        self._decoders = decoders
 
     def add_generic_rpc_handlers(self, handlers: tuple[Any, ...], /) -> None:
         """Do nothing: generated code registers everything twice, and only by name can a handler be replaced."""
@@ -177,7 +181,7 @@ class GatedRegistry:
     def _gated(self, method: str, handler: Any) -> Any:
         gate = self._gate
         coding = {
-            "request_deserializer": handler.request_deserializer,
+            "request_deserializer": self._decoders.get(method, handler.request_deserializer),
             "response_serializer": handler.response_serializer,
         }
         if handler.unary_unary is not None:

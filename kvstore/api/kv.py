@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, Final
 
+from kvstore.mvcc import puts
+from kvstore.mvcc.puts import Put
 from kvstore.pb import rpc_pb2 as pb
 from kvstore.pb.rpc_pb2_grpc import KVServicer
 from kvstore.rpc import Promise
 from kvstore.server.member import Member
+
+DECODERS: Final[Mapping[str, Callable[[bytes], Any]]] = {"/etcdserverpb.KV/Put": puts.decode}
+"""How requests are decoded that the service takes in another form than that of the generated code."""
 
 
 class KVService(KVServicer):
@@ -28,8 +34,8 @@ class KVService(KVServicer):
             del message
             await written
 
-    def Put(self, request: pb.PutRequest, context: Any) -> Promise[bytes]:
-        """Set a key."""
+    def Put(self, request: Put, context: Any) -> Promise[bytes]:
+        """Set a key. See DECODERS."""
         return self._member.put(request)
 
     def DeleteRange(self, request: pb.DeleteRangeRequest, context: Any) -> Promise[bytes]:

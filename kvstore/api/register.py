@@ -12,7 +12,7 @@ from grpc_reflection.v1alpha.reflection import aio as reflection  # type: ignore
 
 from kvstore.api.cluster import ClusterService
 from kvstore.api.gate import Gate, GatedRegistry, Registry
-from kvstore.api.kv import KVService
+from kvstore.api.kv import DECODERS, KVService
 from kvstore.api.lease import LeaseService
 from kvstore.api.maintenance import MaintenanceService
 from kvstore.api.watch import WatchService
@@ -46,7 +46,7 @@ def register(registry: Registry, member: Member, gate: Gate) -> health.HealthSer
         (lock_pb2_grpc.add_LockServicer_to_server, lock_pb2_grpc.LockServicer()),
         (election_pb2_grpc.add_ElectionServicer_to_server, election_pb2_grpc.ElectionServicer()),
     ]
-    behind_gate = GatedRegistry(registry, gate)
+    behind_gate = GatedRegistry(registry, gate, DECODERS)
     for add, servicer in gated:
         add(servicer, behind_gate)
     health_service = health.HealthServicer()

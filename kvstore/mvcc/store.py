@@ -11,7 +11,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator
 from typing import Final, Protocol, TypeVar
 
 from kvstore.errors import Compacted, FutureRev, KeyNotFound, LeaseNotFound
-from kvstore.mvcc import counts, txn
+from kvstore.mvcc import counts, puts, txn
 from kvstore.mvcc.compaction import CompactionConfig, Compactor, Immediately, Later
 from kvstore.mvcc.encoding import (
     CREATE,
@@ -34,6 +34,7 @@ from kvstore.mvcc.encoding import (
 )
 from kvstore.mvcc.events import Event
 from kvstore.mvcc.intervals import end_of
+from kvstore.mvcc.puts import Put
 from kvstore.mvcc.ranges import RangeQuery, StreamPart, answer_key, range_steps, stream_parts
 from kvstore.mvcc.reader import Reader, Row
 from kvstore.mvcc.watch import WatchHub
@@ -153,20 +154,20 @@ class Store:
 
     # Applying.
 
-    def put(self, request: rpc_pb2.PutRequest) -> bytes:
+    def put(self, put: Put) -> bytes:
         """Set a key; the PutResponse. Raises LeaseNotFound, KeyNotFound."""
-        lease = request.lease
+        lease = put.lease
         if lease and not self._leases.exists(lease):
             raise LeaseNotFound
-        key = request.key
+        key = put.key
         old = self._current.get(key)
         revision = self.revision + 1
-        if request.prev_kv or request.ignore_value or request.ignore_lease:
-            if old is None and (request.ignore_value or request.ignore_lease):
+        if put.prev_kv or put.ignore_value or put.ignore_lease:
+            if old is None and (put.ignore_value or put.ignore_lease):
                 raise KeyNotFound
-            body = self._put_merged(request, old, revision, 0)
+            body = self._put_merged(put, old, revision, 0)
         else:
-            self._write(key, request.value, lease, old, revision, 0)
+            self._write(key, put.value, lease, old, revision, 0)
             body = b""
         self.revision = self._reader.head = revision
         return body
@@ -223,16 +224,16 @@ class Store:
             self.revision = self._txn_revision
         self._txn_revision = 0
 
-    def _put_merged(self, request: rpc_pb2.PutRequest, old: bytes | None, revision: int, sub: int) -> bytes:
+    def _put_merged(self, put: Put, old: bytes | None, revision: int, sub: int) -> bytes:
         """Put what a request leaves to the version before; the PutResponse."""
-        value, lease = request.value, request.lease
+        value, lease = put.value, put.lease
         if old is not None:
-            if request.ignore_value:
+            if put.ignore_value:
                 value = value_of(old)
-            if request.ignore_lease:
+            if put.ignore_lease:
                 lease = version_of(old).lease
-        self._write(request.key, value, lease, old, revision, sub)
-        return old[:-TRAILER_SIZE] if request.prev_kv and old is not None else b""
+        self._write(put.key, value, lease, old, revision, sub)
+        return old[:-TRAILER_SIZE] if put.prev_kv and old is not None else b""
 
     def _write(self, key: bytes, value: bytes, lease: int, old: bytes | None, revision: int, sub: int) -> None:
         if old is None:
@@ -333,8 +334,8 @@ class Store:
 
     def txn_put(self, request: rpc_pb2.PutRequest) -> bytes:
         """Put within the running transaction; it has been checked."""
-        old = self._current.get(request.key)
-        body = self._put_merged(request, old, self._txn_revision, self._sub)
+        put = puts.of_message(request)
+        body = self._put_merged(put, self._current.get(put.key), self._txn_revision, self._sub)
         self._wrote()
         return body
 

@@ -11,10 +11,9 @@ from kvstore.errors import (
     EmptyKey,
     InvalidSortOption,
     KeyNotFound,
-    LeaseProvided,
     TooManyOps,
-    ValueProvided,
 )
+from kvstore.mvcc import puts
 from kvstore.mvcc.intervals import IntervalSet
 from kvstore.pb import rpc_pb2
 
@@ -32,16 +31,6 @@ def check_range(request: rpc_pb2.RangeRequest) -> None:
         raise EmptyKey
     if request.sort_order not in _SORT_ORDERS or request.sort_target not in _SORT_TARGETS:
         raise InvalidSortOption
-
-
-def check_put(request: rpc_pb2.PutRequest) -> None:
-    """Raises EmptyKey, ValueProvided, LeaseProvided."""
-    if not request.key:
-        raise EmptyKey
-    if request.ignore_value and request.value:
-        raise ValueProvided
-    if request.ignore_lease and request.lease:
-        raise LeaseProvided
 
 
 def check_delete_range(request: rpc_pb2.DeleteRangeRequest) -> None:
@@ -73,7 +62,7 @@ def _check_operations(request: rpc_pb2.TxnRequest, max_ops: int, max_nesting: in
         for operation in operations:
             match operation.WhichOneof("request"):
                 case "request_put":
-                    check_put(operation.request_put)
+                    puts.of_message(operation.request_put).check()
                 case "request_range":
                     check_range(operation.request_range)
                 case "request_delete_range":

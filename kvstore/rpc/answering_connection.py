@@ -7,7 +7,7 @@ path is `respond`, the answer of a unary call: three calls of the engine.
 import asyncio
 import logging
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final
 
 from kvstore.rpc.call import Call
 from kvstore.rpc.context import ServerContext
@@ -20,10 +20,10 @@ from kvstore.rpc.status import Metadata, RpcError, StatusCode
 
 logger = logging.getLogger(__name__)
 
-_CONTENT_TYPE = (b"content-type", b"application/grpc")
-_RESPONSE_HEADERS = ((b":status", b"200"), _CONTENT_TYPE)
+_CONTENT_TYPE: Final = (b"content-type", b"application/grpc")
+_RESPONSE_HEADERS: Final[Headers] = ((b":status", b"200"), _CONTENT_TYPE)
 _GRPC_STATUS = tuple((b"grpc-status", b"%d" % code) for code in StatusCode)
-_TRAILERS_OK = (_GRPC_STATUS[StatusCode.OK],)
+_TRAILERS_OK: Final[Headers] = (_GRPC_STATUS[StatusCode.OK],)
 # How long a client may take to end a stream that has been answered.
 _LINGER_SECONDS = 5.0
 
@@ -88,8 +88,8 @@ class AnsweringConnection(SendingConnection):
             call.finished = True
             if call.bucket is not None:
                 call.bucket.pop(call, None)
-            trailers: Headers = _TRAILERS_OK
-            headers: Headers = _RESPONSE_HEADERS
+            trailers = _TRAILERS_OK
+            headers = _RESPONSE_HEADERS
         else:
             code = call.extras.code
             if code is not StatusCode.OK:

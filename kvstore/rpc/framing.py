@@ -4,12 +4,13 @@ Knows nothing of HTTP/2. Messages are sent uncompressed; gzip and deflate are un
 """
 
 import zlib
+from typing import Final
 
 from kvstore.rpc.status import RpcError, StatusCode
 
-PREFIX_BYTES = 5
+PREFIX_BYTES: Final = 5
 # A message larger than this goes to the engine apart from its prefix: copying it would cost more than a second call.
-COPY_BYTES = 32 << 10
+COPY_BYTES: Final = 32768
 _SMALL_PIECE = 1 << 10
 # wbits that make zlib read each encoding's container.
 _WBITS = {b"gzip": 16 + zlib.MAX_WBITS, b"deflate": zlib.MAX_WBITS}

@@ -10,15 +10,16 @@ from collections.abc import Callable, Sequence
 from typing import cast
 
 import structlog
-from google.protobuf.message import Message as ProtoMessage
 
 from kvstore import errors
 from kvstore.lease.lessor import Lessor
+from kvstore.mvcc.puts import Put
 from kvstore.mvcc.store import Store
 from kvstore.pb import internal_pb2, rpc_pb2
 from kvstore.rpc import Promise
 from kvstore.server.alarms import Alarms
 from kvstore.server.cluster_version import ClusterVersion
+from kvstore.server.headers import ResponseHeaders
 from kvstore.server.membership import Membership
 from kvstore.server.metrics import ApplyTimes
 from kvstore.server.proposals import Proposals, decode, identity
@@ -26,13 +27,13 @@ from kvstore.wire import length_delimited
 from raft.confcodec import decode_entry
 from raft.messages import ConfChange, ConfState, Entry, EntryType
 
-Handler = Callable[[ProtoMessage], bytes]
+Handler = Callable[[object], bytes]
 
 
 class Applier:
     """Applies entries to one member's state.
 
-    header: encoded response header for a revision. apply_conf_change: tells raft of a change (one with node id 0 if
+    headers: makes the encoded header of responses. apply_conf_change: tells raft of a change (one with node id 0 if
     it was refused) and returns the new configuration; conf_state_changed stores it. conf_changes: callers of the
     membership changes that this member proposed, by sequence. times: told how long each entry took.
     """
@@ -47,7 +48,7 @@ class Applier:
         membership: Membership,
         version: ClusterVersion,
         proposals: Proposals,
-        header: Callable[[int], bytes],
+        headers: ResponseHeaders,
         apply_conf_change: Callable[[ConfChange], ConfState],
         conf_state_changed: Callable[[ConfState], None],
         now: Callable[[], float],
@@ -60,7 +61,7 @@ class Applier:
         self._membership = membership
         self._version = version
         self._proposals = proposals
-        self._header = header
+        self._headers = headers
         self._apply_conf_change = apply_conf_change
         self._conf_state_changed = conf_state_changed
         self._now = now
@@ -120,7 +121,7 @@ class Applier:
             self.applied_requests += len(kinds)
             times.applied(index, kinds, failed, began)
             return
-        header, store = self._header, self._store
+        headers, store = self._headers, self._store
         self.applied_requests += len(batch.requests)
         for pending in batch.requests:
             try:
@@ -130,18 +131,18 @@ class Applier:
                     failed.append(pending.kind)
                 pending.promise.set_exception(error)
             else:
-                pending.promise.set_result(header(store.revision) + body)
+                pending.promise.set_result(headers.encode(store.revision) + body)
         times.applied(index, [pending.kind for pending in batch.requests], failed, began)
 
     # What each kind of request does.
 
-    def _put(self, request: rpc_pb2.PutRequest) -> bytes:
+    def _put(self, put: Put) -> bytes:
         # The one request where even a call would be felt.
         if self._alarms.corrupt:
             raise errors.Corrupt
         if self._alarms.no_space:
             raise errors.NoSpace
-        return self._store.put(request)
+        return self._store.put(put)
 
     def _delete_range(self, request: rpc_pb2.DeleteRangeRequest) -> bytes:
         self._check_writable()
@@ -211,7 +212,7 @@ class Applier:
         if verdict is not None:
             promise.set_exception(verdict)
         else:
-            promise.set_result(self._header(self._store.revision))
+            promise.set_result(self._headers.encode(self._store.revision))
 
 
 def txn_puts(request: rpc_pb2.TxnRequest) -> bool:

@@ -29,14 +29,16 @@ from kvstore.server.config import Config
 from kvstore.server.corruption import HASH_SECONDS, CorruptionMonitor
 from kvstore.server.disk import Disk
 from kvstore.server.elsewhere import Elsewhere
+from kvstore.server.headers import ResponseHeaders
 from kvstore.server.leader_calls import LeaderCalls
 from kvstore.server.leases import LeaseKeeper
 from kvstore.server.lifecycle import Lifecycle
 from kvstore.server.maintenance import Maintenance
-from kvstore.server.member import Member, RequestProposer, ResponseHeaders
+from kvstore.server.member import Member
 from kvstore.server.member_storage import MemberStorage
 from kvstore.server.metrics import ApplyTimes, MeasuredLog, Metrics, PeerTimes, RangeTimes, WatchTimes, WorkTimes
 from kvstore.server.proposals import Proposals
+from kvstore.server.proposer import RequestProposer
 from kvstore.server.reads import ReadRounds
 from kvstore.server.ready_loop import ReadyLoop
 from kvstore.server.removals import Removals
@@ -210,7 +212,7 @@ def _applier(given: Foundation, state: State, replication: _Replication, headers
         membership=state.membership,
         version=state.version,
         proposals=replication.proposals,
-        header=headers.encode,
+        headers=headers,
         apply_conf_change=replication.node.apply_conf_change,
         conf_state_changed=state.set_conf_state,
         now=asyncio.get_running_loop().time,

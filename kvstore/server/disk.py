@@ -17,13 +17,10 @@ class Disk:
 
     def __init__(self) -> None:
         self._full: set[str] = set()
+        # Whether something that must be written waits for room. Asked for each request, hence no property.
+        self.full = False
         self._damages: set[str] = set()
         self.on_full: Callable[[], None] = lambda: None
-
-    @property
-    def full(self) -> bool:
-        """Whether something that must be written waits for room."""
-        return bool(self._full)
 
     @property
     def damaged(self) -> bool:
@@ -41,9 +38,11 @@ class Disk:
         """A writer found no room."""
         first = not self._full
         self._full.add(name)
+        self.full = True
         if first:
             self.on_full()
 
     def set_recovered(self, name: str) -> None:
         """A writer goes on."""
         self._full.discard(name)
+        self.full = bool(self._full)

@@ -22,7 +22,8 @@ from kvstore.server.cluster_version import VersionKeeper
 from kvstore.server.compactor import Compactor
 from kvstore.server.config import Config
 from kvstore.server.corruption import CorruptionMonitor
-from kvstore.server.member import Member, ResponseHeaders
+from kvstore.server.headers import ResponseHeaders
+from kvstore.server.member import Member
 from kvstore.server.proposals import Proposals
 from kvstore.server.ready_loop import Leadership
 from kvstore.server.scrub import Scrubber

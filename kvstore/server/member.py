@@ -12,11 +12,10 @@ import random
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Sequence
 from typing import Final, TypeVar
 
-from google.protobuf.message import Message as ProtoMessage
-
 from kvstore import errors
 from kvstore.lease.lessor import Lessor
 from kvstore.mvcc import validate
+from kvstore.mvcc.puts import Put
 from kvstore.mvcc.ranges import StreamPart
 from kvstore.mvcc.store import Store
 from kvstore.pb import rpc_pb2 as pb
@@ -26,10 +25,11 @@ from kvstore.server.changes import MembershipChanges
 from kvstore.server.config import Config
 from kvstore.server.disk import Disk
 from kvstore.server.elsewhere import Elsewhere
+from kvstore.server.headers import ResponseHeaders
 from kvstore.server.leases import LeaseKeeper
 from kvstore.server.long_answers import EAGER, Asker, ReadAnswers
 from kvstore.server.maintenance import Maintenance
-from kvstore.server.proposals import Proposals
+from kvstore.server.proposer import RequestProposer
 from kvstore.server.reads import ReadRounds, Waiter
 from kvstore.server.ready_loop import ReadyLoop
 from kvstore.server.state import State
@@ -42,74 +42,6 @@ Answer = Callable[[Request, Promise[bytes], Asker], None]
 
 CROWDED_REQUESTS: Final = 5_000
 """Requests waiting, beyond which a client that has many of them is refused more; one that has few is still served."""
-
-MAX_PENDING_REQUESTS: Final = 20_000
-MAX_PENDING_BYTES: Final = 256 << 20
-"""Requests proposed but not applied, beyond which more are refused."""
-
-
-class ResponseHeaders:
-    """The encoded header of responses: one for each revision and term."""
-
-    __slots__ = ("_ids", "_tail", "_term")
-
-    def __init__(self, cluster_id: int, member_id: int) -> None:
-        self._ids = b"\x08" + varint(cluster_id) + b"\x10" + varint(member_id) + b"\x18"
-        self._term = 0
-        self._tail = b""
-
-    def set_term(self, term: int) -> None:
-        """Take note of raft's term."""
-        if term != self._term:
-            self._term = term
-            self._tail = b"\x20" + varint(term)
-
-    def encode(self, revision: int) -> bytes:
-        """Field 1 of a response: tag, length, ResponseHeader."""
-        payload = self._ids + varint(revision) + self._tail
-        return b"\n" + bytes((len(payload),)) + payload
-
-
-class RequestProposer:
-    """Puts requests of this member into the log."""
-
-    def __init__(
-        self, proposals: Proposals, loop: asyncio.AbstractEventLoop, max_request_bytes: int, disk: Disk
-    ) -> None:
-        self._proposals = proposals
-        self._disk = disk
-        self._time = loop.time
-        self._max_request_bytes = max_request_bytes
-        self.wake: Callable[[], None] = lambda: None
-        self.stopped = False
-
-    @property
-    def pending_requests(self) -> int:
-        """Requests proposed and not yet applied."""
-        return self._proposals.pending_requests
-
-    def propose(self, kind: str, request: ProtoMessage, reign: int = 0) -> Promise[bytes]:
-        """Propose a request, as Proposer has it.
-
-        Fields that this version does not know are taken out of it: a member of a later version would act on them when
-        it applies the entry, and groups in them may be nested so deep that the entry could not be decoded.
-        """
-        request.DiscardUnknownFields()
-        encoded = request.SerializeToString()
-        proposals = self._proposals
-        if len(encoded) > self._max_request_bytes:
-            return Promise.failed(errors.RequestTooLarge())
-        if proposals.pending_requests >= MAX_PENDING_REQUESTS or proposals.pending_bytes >= MAX_PENDING_BYTES:
-            return Promise.failed(errors.RequestTooManyRequests())
-        if self._disk.full:
-            # Even a deletion has to be written first; without room it would only wait for its timeout.
-            return Promise.failed(errors.NoSpace())
-        if self.stopped:
-            return Promise.failed(errors.Stopped())
-        promise: Promise[bytes] = Promise()
-        proposals.add(kind, request, encoded, promise, self._time(), reign)
-        self.wake()
-        return promise
 
 
 class Member:
@@ -155,6 +87,7 @@ class Member:
         self._chance = chance
         self._time = asyncio.get_running_loop().time
         self._answers = ReadAnswers(self.store.range_steps, self.header, asyncio.get_running_loop().call_soon)
+        self._quota = config.quota
         self._raising_no_space = False
         self._leader_lost_callbacks: dict[int, Callable[[], None]] = {}
 
@@ -242,14 +175,14 @@ class Member:
         header = self.header()
         return b"".join((b"\n", varint(len(header) + len(part.body)), header, part.body))
 
-    def put(self, request: pb.PutRequest) -> Promise[bytes]:
+    def put(self, put: Put) -> Promise[bytes]:
         """Set a key."""
         try:
-            validate.check_put(request)
+            put.check()
             self._check_space()
         except errors.KvstoreError as error:
             return Promise.failed(error)
-        return self.proposer.propose("put", request)
+        return self.proposer.propose_encoded("put", put, put.encoded)
 
     def delete_range(self, request: pb.DeleteRangeRequest) -> Promise[bytes]:
         """Delete keys."""
@@ -453,7 +386,7 @@ class Member:
             # Not raised here: what the alarm means is decided where the log is applied, alike on all members. But no
             # need to bother them with a request whose fate is known.
             raise errors.NoSpace
-        quota = self.config.quota
+        quota = self._quota
         if quota is not None and self.state.backend.size > quota:
             self.raise_no_space()
             raise errors.NoSpace

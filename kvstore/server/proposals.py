@@ -16,6 +16,7 @@ from typing import Final, Protocol
 from google.protobuf.message import Message as ProtoMessage
 
 from kvstore.errors import KvstoreError, LeaderChanged
+from kvstore.mvcc import puts
 from kvstore.pb import internal_pb2 as pb
 from kvstore.rpc import Promise
 from kvstore.wire import varint
@@ -43,13 +44,16 @@ class Proposer(Protocol):
         """
 
 
-@dataclass(slots=True)
 class Pending:
-    """One request, decoded, and who waits for its encoded response."""
+    """One request, decoded as its kind's handler takes it, and who waits for its encoded response."""
 
-    kind: str
-    request: ProtoMessage
-    promise: Promise[bytes]
+    # No dataclass: what that makes for it is not compiled, and there is one of it for each request.
+    __slots__ = ("kind", "promise", "request")
+
+    def __init__(self, kind: str, request: object, promise: Promise[bytes]) -> None:
+        self.kind = kind
+        self.request = request
+        self.promise = promise
 
 
 @dataclass(slots=True)
@@ -69,8 +73,10 @@ class Batch:
     size: int = 0
 
 
-def decode(data: bytes) -> tuple[int, int, Iterator[tuple[str, ProtoMessage]]]:
-    """Proposer, sequence and the requests of an entry's payload."""
+def decode(data: bytes) -> tuple[int, int, Iterator[tuple[str, object]]]:
+    """Proposer, sequence and the requests of an entry's payload, each as its kind's handler takes it: a Put of a put,
+    of anything else its message.
+    """
     batch = pb.RequestBatch.FromString(data)
     return batch.proposer, batch.sequence, _requests(batch)
 
@@ -81,12 +87,12 @@ def identity(data: bytes) -> tuple[int, int]:
     return int.from_bytes(data[1:9], "little"), int.from_bytes(data[10:18], "little")
 
 
-def _requests(batch: pb.RequestBatch) -> Iterator[tuple[str, ProtoMessage]]:
+def _requests(batch: pb.RequestBatch) -> Iterator[tuple[str, object]]:
     for request in batch.requests:
         kind = request.WhichOneof("request")
         if kind is None:
             raise ValueError("an entry of the log holds a kind of request that this version does not know")
-        yield kind, getattr(request, kind)
+        yield kind, puts.of_message(request.put) if kind == "put" else getattr(request, kind)
 
 
 class Proposals:
@@ -109,7 +115,7 @@ class Proposals:
         self.failed_total = 0
 
     def add(
-        self, kind: str, request: ProtoMessage, encoded: bytes, promise: Promise[bytes], now: float, reign: int = 0
+        self, kind: str, request: object, encoded: bytes, promise: Promise[bytes], now: float, reign: int = 0
     ) -> None:
         """Put a request into this turn's batch; `promise` is resolved once it is applied, fails, or took too long.
 

@@ -11,6 +11,7 @@ import grpc
 from kvstore.errors import KvstoreError
 from kvstore.mvcc.encoding import CREATE
 from kvstore.mvcc.events import Event
+from kvstore.mvcc.puts import Put
 from kvstore.mvcc.watch import WatchHub
 from kvstore.pb import rpc_pb2 as pb
 from kvstore.pb import rpc_pb2_grpc
@@ -118,8 +119,8 @@ class FakeMember(Member):
         for part in await self._result("range_stream", request, ()):
             yield part
 
-    def put(self, request: pb.PutRequest) -> Promise[bytes]:
-        return self._encoded("put", request)
+    def put(self, put: Put) -> Promise[bytes]:
+        return self._encoded("put", pb.PutRequest.FromString(put.encoded))
 
     def delete_range(self, request: pb.DeleteRangeRequest) -> Promise[bytes]:
         return self._encoded("delete_range", request)

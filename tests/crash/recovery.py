@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 
 import uvloop
 
+from kvstore.mvcc.puts import for_the_log
 from kvstore.pb import rpc_pb2 as pb
 from kvstore.pb.peer_pb2_grpc import PeerServicer
 from kvstore.rpc.promise import Promise
@@ -91,7 +92,7 @@ class Recovered:
 
     def put(self, request: pb.PutRequest) -> pb.PutResponse:
         """A put, acknowledged."""
-        return pb.PutResponse.FromString(self._answer(lambda member: member.member.put(request)))
+        return pb.PutResponse.FromString(self._answer(lambda member: member.member.put(for_the_log(request))))
 
     def leases(self) -> pb.LeaseLeasesResponse:
         """As View.leases."""

@@ -21,6 +21,7 @@ import lmdb
 from kvstore.lease import lessor
 from kvstore.lease.lessor import Lessor
 from kvstore.mvcc import store
+from kvstore.mvcc.puts import of_message
 from kvstore.mvcc.store import Store
 from kvstore.pb import rpc_pb2 as pb
 from kvstore.storage import structure
@@ -51,18 +52,18 @@ class Specimen:
         backend, made, leases = _open(self.root)
         leases.grant(pb.LeaseGrantRequest(ID=7, TTL=1000), 0)
         for number, name in enumerate(names):
-            made.put(pb.PutRequest(key=name, value=b"first %d " % number * 8, lease=7 * (number % 50 == 0)))
+            made.put(of_message(pb.PutRequest(key=name, value=b"first %d " % number * 8, lease=7 * (number % 50 == 0))))
         middle = made.revision
         for name in chance.sample(names, keys // 2):
-            made.put(pb.PutRequest(key=name, value=name * 5))
+            made.put(of_message(pb.PutRequest(key=name, value=name * 5)))
         for name in chance.sample(names, keys // 20):
             made.delete_range(pb.DeleteRangeRequest(key=name))
         for number in range(5):
-            made.put(pb.PutRequest(key=b"long/" + b"l" * 1000 + b"%d" % number, value=bytes(9000)))
+            made.put(of_message(pb.PutRequest(key=b"long/" + b"l" * 1000 + b"%d" % number, value=bytes(9000))))
         backend.flush()
         made.compact(middle)
         for name in chance.sample(names, keys // 5):
-            made.put(pb.PutRequest(key=name, value=b"newest"))
+            made.put(of_message(pb.PutRequest(key=name, value=b"newest")))
         asyncio.run(backend.close())
         asyncio.run(_compact(self.root))
         self.questions = list(_questions(names, middle, made.revision, chance))

@@ -12,7 +12,7 @@ from kvstore import wire
 from kvstore.mvcc import encoding
 from kvstore.pb import internal_pb2, kv_pb2, rpc_pb2
 from kvstore.rpc import Promise
-from kvstore.server.member import ResponseHeaders
+from kvstore.server.headers import ResponseHeaders
 from kvstore.server.proposals import Proposals, decode
 from raft.confcodec import decode_conf_change, decode_conf_change_v2, encode_conf_change
 from raft.errors import CodecError

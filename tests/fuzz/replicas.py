@@ -23,6 +23,7 @@ from google.protobuf.message import DecodeError, Message
 from hypothesis import strategies as st
 
 from kvstore.errors import KvstoreError
+from kvstore.mvcc import puts
 from kvstore.pb import rpc_pb2
 from kvstore.peer.service import PeerService
 from kvstore.rpc import Promise
@@ -147,7 +148,7 @@ async def _turn(member: RunningMember, asked: Sequence[tuple[str, bytes]]) -> li
 
 def _ask(member: Member, name: str, data: bytes) -> asyncio.Future[Any] | None:
     try:
-        request: Message = REQUESTS[name].FromString(data)
+        request: object = puts.decode(data) if name == "put" else REQUESTS[name].FromString(data)
     except DecodeError:
         return None
     return asyncio.ensure_future(_awaited(getattr(member, name)(request)))

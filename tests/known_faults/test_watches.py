@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from kvstore.mvcc.puts import of_message
 from kvstore.pb import rpc_pb2
 from tests.cluster.harness import Cluster
 from tests.mvcc.harness import Harness, Sink
@@ -31,13 +32,13 @@ def test_watch_from_a_future_revision_delivering_old_events(harness: Harness, br
     store.watches.open(sink).create(Create(key=b"a", start_revision=first))
     # As if the copy had brought these: nobody was told of them.
     while store.revision < brought:
-        store.put(rpc_pb2.PutRequest(key=b"a"))
+        store.put(of_message(rpc_pb2.PutRequest(key=b"a")))
     store.take_events()
     store.reload()
     while store.watches.sync():
         continue
     while store.revision < 25:
-        store.put(rpc_pb2.PutRequest(key=b"a"))
+        store.put(of_message(rpc_pb2.PutRequest(key=b"a")))
         store.watches.notify()
     while store.watches.sync():
         continue
@@ -62,7 +63,7 @@ def test_watch_from_a_future_revision_told_of_progress_before_it(harness: Harnes
         store.watches.report_progress()
         told.append([(answer.watch_id, answer.header.revision) for answer in sink.received if not answer.created])
         sink.received.clear()
-        store.put(rpc_pb2.PutRequest(key=b"b"))
+        store.put(of_message(rpc_pb2.PutRequest(key=b"b")))
         store.watches.notify()
     assert store.revision == 5
     assert told == [[], [], [], [(-1, 4), (0, 4)]]

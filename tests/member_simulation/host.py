@@ -16,7 +16,7 @@ from typing import Any
 from kvstore.api.cluster import ClusterService
 from kvstore.api.errors import translate
 from kvstore.api.gate import Gate, GatedRegistry
-from kvstore.api.kv import KVService
+from kvstore.api.kv import DECODERS, KVService
 from kvstore.api.lease import LeaseService
 from kvstore.api.maintenance import MaintenanceService
 from kvstore.api.watch import WatchService
@@ -290,7 +290,7 @@ class Host:
     def _serve_clients(self, member: Member, gate: Gate) -> Server:
         assert self.loop is not None
         handlers = Handlers()
-        registry = GatedRegistry(handlers, gate)
+        registry = GatedRegistry(handlers, gate, DECODERS)
         services: tuple[tuple[Callable[[Any, Any], Any], object], ...] = (
             (rpc_pb2_grpc.add_KVServicer_to_server, KVService(member)),
             (rpc_pb2_grpc.add_WatchServicer_to_server, WatchService(member)),

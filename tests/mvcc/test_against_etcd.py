@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from kvstore.api.errors import STATUS
 from kvstore.errors import DuplicateKey, KvstoreError
 from kvstore.mvcc import validate
+from kvstore.mvcc.puts import of_message
 from kvstore.pb import rpc_pb2, rpc_pb2_grpc
 from tests.mvcc.harness import Harness
 from tests.mvcc.test_store_model import deletes, puts, ranges, relative, txns
@@ -121,7 +122,7 @@ def test_answers_equal_etcds(pair: Pair, data: st.DataObject) -> None:
         match data.draw(st.integers(0, 9), label="step"):
             case 0 | 1 | 2:
                 put = data.draw(puts())
-                pair.compare(partial(store.put, put), partial(kv.Put, put))
+                pair.compare(partial(store.put, of_message(put)), partial(kv.Put, put))
             case 3:
                 delete = data.draw(deletes())
                 pair.compare(partial(store.delete_range, delete), partial(kv.DeleteRange, delete))

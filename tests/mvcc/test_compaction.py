@@ -5,12 +5,13 @@ from __future__ import annotations
 import pytest
 
 from kvstore.errors import Compacted, FutureRev
+from kvstore.mvcc.puts import of_message
 from kvstore.pb import rpc_pb2
 from tests.mvcc.harness import Harness, Sink, finish
 
 
 def put(harness: Harness, key: bytes, value: bytes) -> int:
-    harness.store.put(rpc_pb2.PutRequest(key=key, value=value))
+    harness.store.put(of_message(rpc_pb2.PutRequest(key=key, value=value)))
     return harness.store.revision
 
 
@@ -118,7 +119,7 @@ def test_an_abandoned_read_holds_nothing(harness: Harness) -> None:
         put(harness, b"key%05d" % number, b"")
     steps = harness.store.range_steps(rpc_pb2.RangeRequest(key=b"key", range_end=b"kez"))
     next(steps)
-    harness.store.put(rpc_pb2.PutRequest(key=b"other"))
+    harness.store.put(of_message(rpc_pb2.PutRequest(key=b"other")))
     harness.store.compact(harness.store.revision)
     harness.settle()
     assert harness.store.compactor.finished < harness.store.revision

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kvstore.mvcc.counts import MERGE_BELOW, SPLIT_ABOVE, separator
+from kvstore.mvcc.puts import of_message
 from kvstore.pb import rpc_pb2
 from tests.mvcc.harness import Harness
 
@@ -43,7 +44,7 @@ def test_counts_hold_while_buckets_split_and_merge_and_over_a_restart(harness: H
     keys += [b"l" * 600 + b"%08d" % number for number in range(SPLIT_ABOVE + 1)]
     random.Random(1).shuffle(keys)
     for key in keys:
-        harness.store.put(rpc_pb2.PutRequest(key=key))
+        harness.store.put(of_message(rpc_pb2.PutRequest(key=key)))
     counts = harness.store._counts
     assert 5 <= len(counts.bounds) <= 5 * SPLIT_ABOVE // MERGE_BELOW
     assert max(counts.counts) <= SPLIT_ABOVE
@@ -65,7 +66,7 @@ def test_counts_hold_while_buckets_split_and_merge_and_over_a_restart(harness: H
 def test_a_listing_at_an_old_revision_counts_every_page_the_same(harness: Harness) -> None:
     store = harness.store
     for number in range(6000):
-        store.put(rpc_pb2.PutRequest(key=b"key%06d" % number))
+        store.put(of_message(rpc_pb2.PutRequest(key=b"key%06d" % number)))
     revision = store.revision
     key, total, pages = b"key", 0, 0
     while True:
@@ -79,8 +80,8 @@ def test_a_listing_at_an_old_revision_counts_every_page_the_same(harness: Harnes
             break
         key = page.kvs[-1].key + b"\0"
         for number in range(200):
-            store.put(rpc_pb2.PutRequest(key=b"key%06d" % (number * 30), value=b"changed"))
+            store.put(of_message(rpc_pb2.PutRequest(key=b"key%06d" % (number * 30), value=b"changed")))
             store.delete_range(rpc_pb2.DeleteRangeRequest(key=b"key%06d" % (pages * 200 + number)))
-            store.put(rpc_pb2.PutRequest(key=b"kex%06d" % (pages * 200 + number)))
-            store.put(rpc_pb2.PutRequest(key=b"key%06dnew" % (pages * 200 + number)))
+            store.put(of_message(rpc_pb2.PutRequest(key=b"kex%06d" % (pages * 200 + number))))
+            store.put(of_message(rpc_pb2.PutRequest(key=b"key%06dnew" % (pages * 200 + number))))
     assert (total, pages) == (6000, 9)

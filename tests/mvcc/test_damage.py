@@ -12,6 +12,7 @@ import pytest
 
 from kvstore.lease.lessor import Lessor
 from kvstore.mvcc.encoding import REVISION
+from kvstore.mvcc.puts import of_message
 from kvstore.mvcc.store import Store
 from kvstore.pb import rpc_pb2 as pb
 from kvstore.storage.backend import open_inline
@@ -29,7 +30,7 @@ def harness() -> Iterator[Harness]:
     made = Harness()
     for generation in (b"first", b"second"):
         for key in [*KEYS, LONG]:
-            made.store.put(pb.PutRequest(key=key, value=generation + b" of " + key))
+            made.store.put(of_message(pb.PutRequest(key=key, value=generation + b" of " + key)))
     made.backend.flush()
     made.settle()
     yield made
@@ -121,7 +122,7 @@ def test_a_key_that_has_become_another_is_not_said_to_be_missing(harness: Harnes
 
 def test_what_is_not_there_is_missing_whatever_is_beside_it(harness: Harness) -> None:
     store = harness.store
-    store.put(pb.PutRequest(key=b"key/07/new", value=b"not on disk yet"))
+    store.put(of_message(pb.PutRequest(key=b"key/07/new", value=b"not on disk yet")))
     store.delete_range(pb.DeleteRangeRequest(key=KEYS[3]))
     for flushed in (False, True):
         for key in (
@@ -159,7 +160,7 @@ def test_a_flipped_bit_is_found_by_whoever_changes_the_key(harness: Harness) -> 
     before = harness.store.revision
     compare = pb.Compare(key=VICTIM, version=2, target=pb.Compare.VERSION)
     changes: list[Callable[[], bytes]] = [
-        lambda: harness.store.put(pb.PutRequest(key=VICTIM, value=b"third")),
+        lambda: harness.store.put(of_message(pb.PutRequest(key=VICTIM, value=b"third"))),
         lambda: harness.store.delete_range(pb.DeleteRangeRequest(key=VICTIM)),
         lambda: harness.store.txn(pb.TxnRequest(compare=[compare])),
     ]
@@ -200,7 +201,7 @@ def test_rows_that_a_page_hides_are_missed_by_what_reads_all_of_their_bucket(har
     whole = harness.store.range(EVERYTHING)
     hide(harness, "current", KEYS[3], 4)
     if overlaid:
-        harness.store.put(pb.PutRequest(key=KEYS[2]))
+        harness.store.put(of_message(pb.PutRequest(key=KEYS[2])))
     for revision in (0, 40):
         with pytest.raises(CorruptStore, match=r"the way to some rows from b'' on \(16, not 20\) in table current"):
             harness.store.range(pb.RangeRequest(key=b"\0", range_end=b"\0", revision=revision))
@@ -277,7 +278,7 @@ def test_compaction_leaves_damage_as_it_is_and_says_so(harness: Harness) -> None
 @pytest.mark.parametrize("table", ["counts", "meta", "leases", "lease_keys"])
 def test_a_flipped_bit_in_what_is_read_at_the_start_is_found_then(harness: Harness, table: str, tmp_path: Path) -> None:
     harness.lessor.grant(pb.LeaseGrantRequest(ID=5, TTL=100), 0)
-    harness.store.put(pb.PutRequest(key=b"leased", lease=5))
+    harness.store.put(of_message(pb.PutRequest(key=b"leased", lease=5)))
     harness.backend.flush()
     env = harness.backend._env.engine.env  # type: ignore[union-attr]
     db = env.open_db(table.encode())

@@ -7,6 +7,7 @@ import tracemalloc
 import pytest
 
 from kvstore.errors import Compacted
+from kvstore.mvcc.puts import of_message
 from kvstore.mvcc.ranges import STEP_ROWS, STREAM_BYTES
 from kvstore.mvcc.store import Store
 from kvstore.pb import rpc_pb2
@@ -15,7 +16,7 @@ from tests.mvcc.harness import Harness, finish
 
 def fill(store: Store, number: int, value: bytes = b"v") -> None:
     for index in range(number):
-        store.put(rpc_pb2.PutRequest(key=b"key%06d" % index, value=value))
+        store.put(of_message(rpc_pb2.PutRequest(key=b"key%06d" % index, value=value)))
 
 
 def everything(**options: int) -> rpc_pb2.RangeRequest:
@@ -41,8 +42,8 @@ def test_all_steps_read_the_revision_of_the_first(store: Store, options: dict[st
 
     def change(number: int) -> None:
         store.delete_range(rpc_pb2.DeleteRangeRequest(key=b"key%06d" % (3 * STEP_ROWS - number)))
-        store.put(rpc_pb2.PutRequest(key=b"key%06dnew" % (STEP_ROWS + number)))
-        store.put(rpc_pb2.PutRequest(key=b"key%06d" % (STEP_ROWS + number), value=b"changed"))
+        store.put(of_message(rpc_pb2.PutRequest(key=b"key%06dnew" % (STEP_ROWS + number))))
+        store.put(of_message(rpc_pb2.PutRequest(key=b"key%06d" % (STEP_ROWS + number), value=b"changed")))
 
     answer, _ = finish(store.range_steps(everything(**options)), change)
     assert answer == expected

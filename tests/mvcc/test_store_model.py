@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from kvstore.errors import DuplicateKey, KvstoreError
 from kvstore.mvcc import validate
+from kvstore.mvcc.puts import of_message
 from kvstore.pb import rpc_pb2
 from tests.mvcc.harness import Harness
 from tests.mvcc.model import Model
@@ -154,7 +155,9 @@ class Comparison:
         assert self.harness.store.keys == len(self.model.live)
 
     def put(self, request: rpc_pb2.PutRequest) -> None:
-        self.both(lambda: self.harness.store.put(request), lambda: self.model.put(request), rpc_pb2.PutResponse)
+        self.both(
+            lambda: self.harness.store.put(of_message(request)), lambda: self.model.put(request), rpc_pb2.PutResponse
+        )
 
     def delete(self, request: rpc_pb2.DeleteRangeRequest) -> None:
         self.both(

@@ -16,7 +16,7 @@ from kvstore.errors import (
     TooManyOps,
     ValueProvided,
 )
-from kvstore.mvcc import validate
+from kvstore.mvcc import puts, validate
 from kvstore.pb import rpc_pb2
 
 _UNKNOWN: Any = 7
@@ -100,7 +100,7 @@ def check(request: object) -> None:
         case rpc_pb2.RangeRequest():
             validate.check_range(request)
         case rpc_pb2.PutRequest():
-            validate.check_put(request)
+            puts.of_message(request).check()
         case rpc_pb2.DeleteRangeRequest():
             validate.check_delete_range(request)
         case rpc_pb2.TxnRequest():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from kvstore.mvcc.events import COMBINE_BYTES
+from kvstore.mvcc.puts import of_message
 from kvstore.mvcc.store import Store
 from kvstore.mvcc.watchers import WatchConfig
 from kvstore.pb import rpc_pb2
@@ -14,7 +15,7 @@ Create = rpc_pb2.WatchCreateRequest
 
 
 def put(store: Store, key: bytes, value: bytes = b"") -> int:
-    store.put(rpc_pb2.PutRequest(key=key, value=value))
+    store.put(of_message(rpc_pb2.PutRequest(key=key, value=value)))
     return store.revision
 
 

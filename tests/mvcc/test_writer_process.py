@@ -7,6 +7,7 @@ from pathlib import Path
 
 from kvstore.lease.lessor import Lessor
 from kvstore.mvcc.compaction import CompactionConfig
+from kvstore.mvcc.puts import of_message
 from kvstore.mvcc.store import Store
 from kvstore.pb import rpc_pb2
 from kvstore.storage.backend import open_with_process
@@ -21,12 +22,12 @@ async def test_compaction_and_hashes_run_beside_the_loop(tmp_path: Path) -> None
         compaction = CompactionConfig(batch_limit=10, sleep_interval=0.001)
         store = Store(backend, lessor, later=loop.call_later, compaction=compaction)
         for number in range(100):
-            store.put(rpc_pb2.PutRequest(key=b"key%d" % (number % 10), value=b"%d" % number))
+            store.put(of_message(rpc_pb2.PutRequest(key=b"key%d" % (number % 10), value=b"%d" % number)))
         before = await store.hash_kv(0)
         store.compact(store.revision)
         finished: asyncio.Future[None] = loop.create_future()
         store.compactor.when_finished(store.revision, lambda: finished.set_result(None))
-        store.put(rpc_pb2.PutRequest(key=b"key0", value=b"last"))
+        store.put(of_message(rpc_pb2.PutRequest(key=b"key0", value=b"last")))
         assert not finished.done()
         logical = await store.hash_kv(store.revision)
         await asyncio.wait_for(finished, 30)

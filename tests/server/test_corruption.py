@@ -10,6 +10,7 @@ import pytest
 
 from kvstore import errors
 from kvstore.lease import lessor
+from kvstore.mvcc.puts import of_message
 from kvstore.mvcc.store import TABLES, Store
 from kvstore.pb import rpc_pb2 as pb
 from kvstore.rpc import Promise, RpcError, StatusCode
@@ -184,7 +185,7 @@ async def test_hashes_are_those_that_other_builds_make(tmp_path: Path) -> None:
     backend = open_inline(tmp_path, [*TABLES, *lessor.TABLES])
     store = Store(backend, lessor.Lessor(backend))
     for number in range(4):
-        store.put(pb.PutRequest(key=b"k%d" % (number % 2), value=b"v%d" % number))
+        store.put(of_message(pb.PutRequest(key=b"k%d" % (number % 2), value=b"v%d" % number)))
     store.delete_range(pb.DeleteRangeRequest(key=b"k1"))
     store.compact(4)
     answer = await store.hash_kv(0)

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from kvstore import errors
+from kvstore.mvcc.puts import for_the_log
 from kvstore.pb import rpc_pb2 as pb
 from kvstore.server import lifecycle
 from kvstore.server import state as states
@@ -158,7 +159,7 @@ class Three:
         other = self.members[number - 1]
 
         def write() -> bool:
-            other.put(pb.PutRequest(key=b"filler")).then(lambda _: None)
+            other.put(for_the_log(pb.PutRequest(key=b"filler"))).then(lambda _: None)
             return self.members[number].disk.full
 
         await eventually(write, f"{NAMES[number]} finds no room")
@@ -185,10 +186,10 @@ async def test_a_follower_without_room_goes_on_answering_reads(three: Three) -> 
     leader = three.members[await three.leader()]
     number = next(number for number, member in enumerate(three.members) if not member.is_leader)
     full = three.members[number]
-    await leader.put(pb.PutRequest(key=b"k", value=b"old"))
+    await leader.put(for_the_log(pb.PutRequest(key=b"k", value=b"old")))
     await full.range(get(b"k"))
     await three.fill(number)
-    await answered(lambda: leader.put(pb.PutRequest(key=b"k", value=b"new")))
+    await answered(lambda: leader.put(for_the_log(pb.PutRequest(key=b"k", value=b"new"))))
     assert values(await full.range(get(b"k"))) == [b"new"]
     assert values(await full.range(get(b"k", serializable=True))) == [b"old"]
     txn = pb.TxnRequest(success=[pb.RequestOp(request_range=get(b"k"))])
@@ -196,14 +197,14 @@ async def test_a_follower_without_room_goes_on_answering_reads(three: Three) -> 
     assert [kv.value for kv in response.kvs] == [b"new"]
     assert full.elsewhere.answered_total == 2
     with pytest.raises(errors.NoSpace):
-        await full.put(pb.PutRequest(key=b"k"))
+        await full.put(for_the_log(pb.PutRequest(key=b"k")))
     with pytest.raises(errors.FutureRev):
         await full.range(pb.RangeRequest(key=b"k", revision=1_000_000))
     three.disks[number].make_room()
     await eventually(lambda: full.loop.applied == leader.loop.applied, "the member catches up")
     assert values(await full.range(get(b"k"))) == [b"new"]
     assert full.elsewhere.answered_total == 2
-    await full.put(pb.PutRequest(key=b"k", value=b"newer"))
+    await full.put(for_the_log(pb.PutRequest(key=b"k", value=b"newer")))
 
 
 async def test_a_lease_is_asked_about_at_a_follower_without_room(three: Three) -> None:
@@ -218,23 +219,23 @@ async def test_a_lease_is_asked_about_at_a_follower_without_room(three: Three) -
 async def test_a_leader_without_room_hands_on_and_answers_reads(three: Three) -> None:
     number = await three.leader()
     old = three.members[number]
-    await old.put(pb.PutRequest(key=b"k", value=b"old"))
+    await old.put(for_the_log(pb.PutRequest(key=b"k", value=b"old")))
     await three.fill(number)
     await eventually(lambda: not old.is_leader and old.has_leader, "another member leads")
     new = three.members[await three.leader()]
     assert new is not old
-    await answered(lambda: new.put(pb.PutRequest(key=b"k", value=b"new")))
+    await answered(lambda: new.put(for_the_log(pb.PutRequest(key=b"k", value=b"new"))))
     assert values(await old.range(get(b"k"))) == [b"new"]
 
 
 async def test_a_leader_keeps_the_lead_when_nobody_has_room(three: Three) -> None:
     number = await three.leader()
     leader = three.members[number]
-    await leader.put(pb.PutRequest(key=b"k", value=b"v"))
+    await leader.put(for_the_log(pb.PutRequest(key=b"k", value=b"v")))
     for each in range(len(NAMES)):
         three.disks[each].full = True
     for member in three.members:
-        member.put(pb.PutRequest(key=b"filler")).then(lambda _: None)
+        member.put(for_the_log(pb.PutRequest(key=b"filler"))).then(lambda _: None)
     await eventually(lambda: all(member.disk.full for member in three.members), "all find no room")
     term = leader.loop.node.basic_status().hard_state.term
     # Longer than the leader tries to find somebody who can store something.
@@ -248,7 +249,7 @@ async def test_a_leader_keeps_the_lead_when_nobody_has_room(three: Three) -> Non
         disk.make_room()
     await eventually(lambda: not any(member.disk.full for member in three.members), "there is room")
     for member in three.members:
-        await answered(lambda member=member: member.put(pb.PutRequest(key=b"k", value=b"v")))  # type: ignore[misc]
+        await answered(lambda member=member: member.put(for_the_log(pb.PutRequest(key=b"k", value=b"v"))))  # type: ignore[misc]
 
 
 async def test_a_member_without_room_does_not_take_the_lead(three: Three) -> None:
@@ -258,7 +259,7 @@ async def test_a_member_without_room_does_not_take_the_lead(three: Three) -> Non
     term = leader.loop.node.basic_status().hard_state.term
     asked = Message(MessageType.TIMEOUT_NOW, to=three.members[number].id, from_=leader.id, term=term)
     three.running[number].lifecycle.receive([asked])
-    await answered(lambda: leader.put(pb.PutRequest(key=b"k")))
+    await answered(lambda: leader.put(for_the_log(pb.PutRequest(key=b"k"))))
     assert leader.is_leader
     assert leader.loop.node.basic_status().hard_state.term == term
 
@@ -270,7 +271,7 @@ async def test_a_write_under_way_does_not_wait_long_for_room(three: Three) -> No
     three.disks[number].full = True
     began = loop.time()
     with pytest.raises((errors.RequestTimeout, errors.TimeoutDueToLeaderFail)):
-        await leader.put(pb.PutRequest(key=b"k"))
+        await leader.put(for_the_log(pb.PutRequest(key=b"k")))
     # Far from sharp: the machine may be busy. Without a full disk it is the whole timeout.
     assert loop.time() - began < leader.config.request_timeout - lifecycle.FULL_DISK_SECONDS
 
@@ -285,17 +286,17 @@ async def test_a_follower_whose_state_has_no_room_while_its_log_has_applies_so_m
     number = next(number for number, member in enumerate(three.members) if not member.is_leader)
     full, disk = three.members[number], three.state_disks[number]
     disk.full = True
-    await leader.put(pb.PutRequest(key=b"k"))
+    await leader.put(for_the_log(pb.PutRequest(key=b"k")))
     await eventually(lambda: full.disk.full, "the member finds no room for its state")
     began = full.loop.applied
     value = bytes(10_000 if measure == "bytes" else 10)
     for put in range(50):
-        await leader.put(pb.PutRequest(key=b"k%d" % put, value=value))
+        await leader.put(for_the_log(pb.PutRequest(key=b"k%d" % put, value=value)))
     await eventually(lambda: full.state.holds_too_much, "the member has enough")
     # A dozen puts are too much, and what was under way by then is applied.
     assert full.loop.applied < began + 25 < leader.loop.applied
     with pytest.raises(errors.NoSpace):
-        await full.put(pb.PutRequest(key=b"k"))
+        await full.put(for_the_log(pb.PutRequest(key=b"k")))
     assert values(await full.range(get(b"k49"))) == [value]
     assert values(await full.range(get(b"k49", serializable=True))) == []
     disk.make_room()
@@ -322,7 +323,7 @@ class FullState:
 
     async def put(self, times: int) -> None:
         for _ in range(times):
-            await self._leader.put(pb.PutRequest(key=b"k", value=bytes(10_000)))
+            await self._leader.put(for_the_log(pb.PutRequest(key=b"k", value=bytes(10_000))))
         await eventually(lambda: self.state.applied == self._leader.loop.applied, "the member has applied it")
 
     def make_room_for_one_commit(self) -> None:

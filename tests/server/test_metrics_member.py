@@ -20,6 +20,7 @@ from structlog.testing import capture_logs
 
 from kvstore.api.serve import serve
 from kvstore.errors import LearnerNotReady
+from kvstore.mvcc.puts import for_the_log
 from kvstore.pb import peer_pb2, rpc_pb2_grpc
 from kvstore.pb import rpc_pb2 as pb
 from kvstore.peer.identity import Caller
@@ -285,7 +286,7 @@ class Pair:
         self.members.append(leader := await start_member(first, self.metrics[0]))
         await leader.lifecycle.publish()
         for number in range(3):
-            await leader.member.put(pb.PutRequest(key=b"%d" % number))
+            await leader.member.put(for_the_log(pb.PutRequest(key=b"%d" % number)))
         wal = leader.member.state.wal
         await eventually(lambda: wal.first_index() > 1, "the log was not cut")
         await leader.member.member_add([str(self.urls[1])], is_learner=True)

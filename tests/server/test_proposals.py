@@ -6,6 +6,7 @@ import pytest
 from google.protobuf.message import Message
 
 from kvstore import errors
+from kvstore.mvcc.puts import Put
 from kvstore.pb import internal_pb2
 from kvstore.pb import rpc_pb2 as pb
 from kvstore.rpc import Promise
@@ -39,7 +40,12 @@ def test_a_batch_holds_every_kind_of_request_as_it_was() -> None:
     proposer, decoded_sequence, requests = decode(payload)
     assert (proposer, decoded_sequence) == (0xFFFF_FFFF_FFFF_FFFE, 42) == identity(payload)
     assert sequence == 42
-    assert list(requests) == list(REQUESTS.items())
+    found = dict(requests)
+    put = found.pop("put")
+    assert isinstance(put, Put)
+    expected = dict(REQUESTS)
+    assert expected.pop("put") == pb.PutRequest(key=put.key, value=put.value, lease=put.lease)
+    assert list(found.items()) == list(expected.items())
 
 
 def test_a_batch_is_closed_when_it_is_large_enough() -> None:
@@ -62,7 +68,7 @@ def test_what_waits_too_long_fails_whether_proposed_or_not() -> None:
     assert not young.done()
     assert proposals.pending_requests == 1
     [(_, payload)] = proposals.take()
-    assert [request.key for _, request in decode(payload)[2] if isinstance(request, pb.PutRequest)] == [b"c"]
+    assert [request.key for _, request in decode(payload)[2] if isinstance(request, Put)] == [b"c"]
 
 
 def test_what_a_snapshot_may_have_swallowed_fails_and_the_rest_waits_on() -> None:

@@ -5,6 +5,7 @@ import random
 from collections.abc import Callable, Sequence
 
 from kvstore.errors import LeaderChanged, TimeoutDueToLeaderFail
+from kvstore.mvcc.puts import Put
 from kvstore.pb import rpc_pb2 as pb
 from kvstore.rpc.promise import Promise
 from kvstore.server.proposals import Proposals, decode
@@ -63,7 +64,7 @@ class Machine:
             proposer, sequence, requests = decode(entry.data)
             for kind, request in requests:
                 assert kind == "put"
-                assert isinstance(request, pb.PutRequest)
+                assert isinstance(request, Put)
                 self.keys.append(request.key)
             batch = self.member.proposals.applied(sequence) if proposer == self.member.id else None
             for pending in batch.requests if batch else ():
