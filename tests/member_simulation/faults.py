@@ -209,7 +209,6 @@ FAULTS: tuple[Fault, ...] = (
         "owed_checkpoint",
         _let_checkpoints_outlive_renewals,
         "promised",
-        first=186,
     ),
     Fault(
         "leases are those from before a snapshot",

@@ -414,7 +414,9 @@ class Host:
             return
         if message.type is MessageType.VOTE_RESP:
             self._group.invariants.voted(message.from_, message.term, message.to)
-        elif message.type is MessageType.APP_RESP:
+        elif message.type is MessageType.APP_RESP and message.term >= log.hard_state.term:
+            # One of an earlier term may be of what a later leader's entries have replaced before both were written, in
+            # one write: as if it had been on its way for that long.
             self._group.invariants.acknowledged(message.from_, log, message.index, None)  # type: ignore[arg-type]
 
 

@@ -3,6 +3,7 @@
 import asyncio
 import random
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from kvstore.pb import rpc_pb2 as pb
 from kvstore.rpc import RpcError, StatusCode
 from kvstore.storage.batch import TableSpec, WriteBatch
 from kvstore.storage.engine import Engine, EngineOptions
-from raft.messages import Entry, HardState, SnapshotMetadata
+from raft.messages import Entry, HardState, Message, MessageType, SnapshotMetadata
 from tests.history.plan import SECOND
 from tests.member_simulation.clients import Book, HeldLease, Watching, Write
 from tests.member_simulation.disk import SimulatedWriter
@@ -186,6 +187,15 @@ def test_a_known_log_is_replaced_by_a_snapshot_and_by_a_later_leader() -> None:
     assert (log.last_index(), log.term(1), log.term(2)) == (2, 1, 2)
     log.durable(None, (), SnapshotMetadata(index=9, term=3))
     assert (log.last_index(), log.term(9)) == (9, 3)
+
+
+def test_an_acknowledgement_of_what_is_not_on_disk_is_noticed_unless_a_later_term_is(world: World) -> None:
+    host, log = world.hosts[0], KnownLog()
+    log.durable(HardState(3), [Entry(3, 1)], None)
+    promise = Message(type=MessageType.APP_RESP, from_=1, to=2, term=2, index=2)
+    host._check_promise(log, promise)
+    with pytest.raises(AssertionError, match="acknowledges 2, its disk ends with 1"):
+        host._check_promise(log, replace(promise, term=3))
 
 
 # The truth.
