@@ -36,7 +36,7 @@ def translate(error: Exception) -> RpcError | None:
     return RpcError(StatusCode.NOT_FOUND, f"missing {error}") if isinstance(error, KeyError) else None
 
 
-async def eventually(condition: Callable[[], object], seconds: float = 5.0) -> None:
+async def eventually(condition: Callable[[], object], seconds: float = 20.0) -> None:
     """Wait until condition() is true; fail the test if it is not in time."""
     deadline = time.monotonic() + seconds
     while not condition():

@@ -450,8 +450,11 @@ def test_when_it_is_crowded_clients_with_many_calls_are_refused_more_and_others_
 
 
 async def test_connections_beyond_the_highest_descriptor_are_closed() -> None:
-    with socket.socket() as probe:
-        highest = probe.fileno() + 20
+    # Twenty that are free now, whatever other tests have left open in between.
+    free = [socket.socket() for _ in range(20)]
+    highest = max(each.fileno() for each in free)
+    for each in free:
+        each.close()
     async with serving(EchoServicer(), options=ServerOptions(highest_descriptor=highest)) as (server, port):
         loop = asyncio.get_running_loop()
         clients = []
