@@ -169,6 +169,6 @@ def check_parts(value: Any) -> None:
 
 TARGETS: Final = (
     Target("flags", flags, by_itself(check_flags), examples=120),
-    Target("config-files", files, _open_files, examples=40),
+    Target("config-files", files, _open_files, examples=40, cpu_seconds=6.0),
     Target("settings", parts, by_itself(check_parts), examples=150),
 )
