@@ -295,6 +295,11 @@ class ClientConnection:
 
     # Sending
 
+    @property
+    def has_news(self) -> bool:
+        """Whether something is to be written, or the connection is to be closed."""
+        return self.closed or self._engine.has_news
+
     def data_to_send(self, amount: int) -> bytes:
         """Bytes for the server, at most `amount`; less means that nothing more can go now."""
         if self.failed:

@@ -203,6 +203,11 @@ class Engine:
             raise ConnectionFailed(ErrorCode.PROTOCOL_ERROR, str(error)) from error
 
     @property
+    def has_news(self) -> bool:
+        """Whether data_to_send() would give anything now."""
+        return self._connection.want_write
+
+    @property
     def can_send_request(self) -> bool:
         """Whether a new request may be made; not after a GOAWAY of the peer."""
         return self._connection.can_send_request

@@ -90,6 +90,10 @@ class Connection(Protocol):
 
     def receive_data(self, data: bytes) -> None: ...
 
+    @property
+    def has_news(self) -> bool:
+        """Whether data_to_send would give anything, or the connection is to be closed."""
+
     def data_to_send(self, amount: int) -> bytes: ...
 
     def connection_lost(self, reason: str) -> None: ...
@@ -124,7 +128,10 @@ class ConnectionProtocol(asyncio.Protocol):
         # What is said within this call is written at its end; no flush needs to be asked for.
         connection.dirty = True
         connection.receive_data(data)
-        self.flush()
+        if connection.has_news:
+            self.flush()
+        else:
+            connection.dirty = False
 
     def flush_later(self) -> None:
         """The connection has something to say."""

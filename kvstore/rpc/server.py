@@ -110,6 +110,8 @@ class GrpcProtocol(ConnectionProtocol):
             if self._repair.done:
                 self._repair = None
         super().data_received(data)
+        if self.unread:
+            self.grown()
         if self.connection.refused != self._refused:
             self._rest()
 
@@ -163,6 +165,11 @@ class GoneConnection:
 
     def receive_data(self, data: bytes) -> None:
         """Nobody is there to take it."""
+
+    @property
+    def has_news(self) -> bool:
+        """Never."""
+        return False
 
     def data_to_send(self, amount: int) -> bytes:
         """Nothing."""
