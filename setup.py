@@ -49,6 +49,7 @@ COMPILED = (
             "framing",
             "h2",
             "incoming",
+            "loop",
             "metadata",
             "method",
             "observer",
@@ -56,6 +57,7 @@ COMPILED = (
             "promise",
             "sending_connection",
             "server_connection",
+            "server_protocol",
         )
     ),
 )

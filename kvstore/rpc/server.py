@@ -11,16 +11,14 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import cast
 
-from kvstore.rpc.authority import AuthorityRepair
 from kvstore.rpc.backlog import Backlog, Unfinished, Warnings
 from kvstore.rpc.deadlines import Bucket
 from kvstore.rpc.h2 import PREFACE
-from kvstore.rpc.loop import ConnectionProtocol, LoopHost
+from kvstore.rpc.loop import LoopHost
 from kvstore.rpc.method import GenericHandler, MethodTable, RpcMethodHandler
 from kvstore.rpc.observer import Observer, Unobserved
 from kvstore.rpc.options import ServerOptions
-from kvstore.rpc.peer import auth_context_of, peer_of
-from kvstore.rpc.server_connection import ServerConnection
+from kvstore.rpc.server_protocol import GrpcProtocol
 from kvstore.rpc.status import RpcError
 
 logger = logging.getLogger(__name__)
@@ -31,162 +29,11 @@ _DRAIN_NOTICE_SECONDS = 1.0
 # Refusing calls takes at most one part of the time in so many and one.
 _REST_FACTOR = 2.0
 
-# What a transport may hold uncounted: nearly every answer is gone as soon as it is written.
-_UNCOUNTED_BYTES = 16 << 10
-
 # Long answers that wait for room are let in at this pace even without it: those who read slowly must not keep out the
 # others for good.
 _SECONDS_BETWEEN_TURNS = 0.05
 
 Http1Factory = Callable[[], asyncio.Protocol]
-
-
-class GrpcProtocol(ConnectionProtocol):
-    """One client's transport, joined to its ServerConnection."""
-
-    connection: ServerConnection
-
-    def __init__(self, server: "Server", loop_host: LoopHost) -> None:
-        super().__init__(loop_host, server.options.socket_buffer_bytes)
-        self._server = server
-        self._repair: AuthorityRepair | None = AuthorityRepair()
-        self._backlog = server.backlog
-        self._refused = 0
-        self._resting = False
-        self.unread = 0
-
-    def make_connection(self) -> ServerConnection:
-        self._server.opened(self)
-        return ServerConnection(
-            self._server.methods,
-            self._server.options,
-            self,
-            peer=peer_of(self.transport),
-            auth_context=auth_context_of(self.transport),
-            translate=self._server.translate,
-            pressed=self._server.is_pressed,
-            crowded=self._server.crowded,
-            unfinished=self._server.unfinished,
-        )
-
-    def flush(self) -> None:
-        super().flush()
-        if (
-            self.unread
-            or self._paused
-            or self.connection.unsent
-            or self.transport.get_write_buffer_size() > _UNCOUNTED_BYTES
-        ):
-            self.grown()
-
-    def grown(self) -> None:
-        """Note what waits to be read."""
-        self._backlog.note(self, self.measure())
-
-    def measure(self) -> int:
-        """Bytes that wait to be read."""
-        transport = self.transport
-        return 0 if transport.is_closing() else self.connection.waiting + transport.get_write_buffer_size()
-
-    def expel(self) -> None:
-        """Its client reads nothing and others need the room."""
-        self.transport.abort()
-
-    def relieve(self) -> None:
-        """There is room again for what it held back: that is looked for whenever it is flushed."""
-        self.connection.touch()
-
-    def wait_for_room(self) -> None:
-        """Its connection has an answer that waits for room."""
-        self._backlog.queue(self)
-
-    def admit(self) -> bool:
-        """Make one answer that waits for room; whether more do."""
-        return self.connection.admit()
-
-    def data_received(self, data: bytes) -> None:
-        if self._repair is not None:
-            data = self._repair.feed(data)
-            if self._repair.done:
-                self._repair = None
-        super().data_received(data)
-        if self.unread:
-            self.grown()
-        if self.connection.refused != self._refused:
-            self._rest()
-
-    def _rest(self) -> None:
-        """Read nothing for a while: its client sends more than is taken, and refusing that must not become all work."""
-        connection = self.connection
-        self._refused = connection.refused
-        if connection.closed or self._resting:
-            return
-        self._resting = True
-        self.transport.pause_reading()
-        until = self._server.rest(self.now(), connection.clock() - connection.received_at)
-        self._loop_host.loop.call_at(until, self._rested)
-
-    def _rested(self) -> None:
-        self._resting = False
-        if not self._paused and not self.transport.is_closing():
-            self.transport.resume_reading()
-
-    def pause_writing(self) -> None:
-        # A client that does not read gets nothing new to answer either. It cannot deadlock: what it must send for our
-        # data to flow again is only needed once the socket has drained, and then reading resumes.
-        super().pause_writing()
-        self.transport.pause_reading()
-        self.grown()
-
-    def resume_writing(self) -> None:
-        if not self._resting and not self.transport.is_closing():
-            self.transport.resume_reading()
-        super().resume_writing()
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        super().connection_lost(exc)
-        self._backlog.leave(self)
-        self._server.closed(self)
-        # The two hold each other, and a client that left in the middle of a long answer leaves much behind.
-        self.connection = cast(ServerConnection, GONE)
-
-
-class GoneConnection:
-    """Stands for the connection of a transport that is gone: has nothing to say."""
-
-    closed = True
-    last_words = b""
-    refused = 0
-    unsent = 0
-    waiting = 0
-
-    def __init__(self) -> None:
-        self.dirty = False
-
-    def receive_data(self, data: bytes) -> None:
-        """Nobody is there to take it."""
-
-    @property
-    def has_news(self) -> bool:
-        """Never."""
-        return False
-
-    def data_to_send(self, amount: int) -> bytes:
-        """Nothing."""
-        return b""
-
-    def connection_lost(self, reason: str) -> None:
-        """It is known."""
-
-    def touch(self) -> None:
-        """There is nothing to send."""
-
-    def admit(self) -> bool:
-        """Nothing waits."""
-        return False
-
-
-GONE = GoneConnection()
 
 
 class SniffingProtocol(asyncio.Protocol):
@@ -402,15 +249,15 @@ class Server:
             undecided.expire()
         if grace:
             for protocol in list(self._protocols):
-                protocol.connection.drain()
+                protocol.served.drain()
             await self._wait_closed(min(grace, _DRAIN_NOTICE_SECONDS))
             for protocol in list(self._protocols):
-                protocol.connection.finish_drain()
+                protocol.served.finish_drain()
             await self._wait_closed(max(0.0, grace - _DRAIN_NOTICE_SECONDS))
         if self._turns is not None:
             self._turns.cancel()
         for protocol in list(self._protocols):
-            protocol.connection.shut_down()
+            protocol.served.shut_down()
         if not await self._wait_closed(1.0):
             for protocol in list(self._protocols):
                 protocol.transport.abort()

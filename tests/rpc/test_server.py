@@ -4,7 +4,7 @@ import asyncio
 import gc
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import aiohttp
 import grpc
@@ -108,7 +108,7 @@ async def test_a_graceful_stop_finishes_what_is_in_flight() -> None:
         call = stub.Unary(Text(text="pending"))
         await eventually(lambda: servicer.context)
         stopping = asyncio.ensure_future(server.stop(10))
-        await eventually(lambda: all(protocol.connection._goaway_sent for protocol in server._protocols))
+        await eventually(lambda: all(cast(Any, protocol.served)._goaway_sent for protocol in server._protocols))
         assert not stopping.done()
         servicer.promise.set_result(Text(text="done"))
         assert (await call).text == "done"
