@@ -292,6 +292,10 @@ async def test_a_follower_whose_state_has_no_room_while_its_log_has_applies_so_m
     value = bytes(10_000 if measure == "bytes" else 10)
     for put in range(50):
         await leader.put(for_the_log(pb.PutRequest(key=b"k%d" % put, value=value)))
+        # All in one turn it would apply: it is asked before each batch.
+        await eventually(
+            lambda: full.state.holds_too_much or full.loop.applied == leader.loop.applied, "the member keeps up"
+        )
     await eventually(lambda: full.state.holds_too_much, "the member has enough")
     # A dozen puts are too much, and what was under way by then is applied.
     assert full.loop.applied < began + 25 < leader.loop.applied
@@ -315,6 +319,10 @@ class FullState:
 
     async def fill(self) -> None:
         """Have 10,000 bytes wait for room, and 80,000 behind them."""
+        backend = self.state.backend
+        await eventually(
+            lambda: backend.flushed_index == self.state.applied == self._leader.loop.applied, "all before is stored"
+        )
         self._disk.full = True
         await self.put(1)
         await self.find_no_room()
