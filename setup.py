@@ -45,6 +45,7 @@ COMPILED = (
             "answering_connection",
             "call",
             "client_call",
+            "client_protocol",
             "context",
             "framing",
             "h2",

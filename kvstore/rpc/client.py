@@ -12,8 +12,8 @@ from collections.abc import Callable
 from enum import Enum
 
 from kvstore.rpc.client_call import ClientCall, ClientStream, UnaryRequest
-from kvstore.rpc.client_connection import ClientConnection
-from kvstore.rpc.loop import ConnectionProtocol, LoopHost
+from kvstore.rpc.client_protocol import ClientProtocol
+from kvstore.rpc.loop import LoopHost
 from kvstore.rpc.metadata import encode_metadata, format_timeout
 from kvstore.rpc.options import ChannelOptions
 from kvstore.rpc.promise import Promise
@@ -30,35 +30,6 @@ class ChannelState(Enum):
     READY = "ready"
     TRANSIENT_FAILURE = "transient failure"
     SHUTDOWN = "shutdown"
-
-
-class _ClientProtocol(ConnectionProtocol):
-    """The server's transport, joined to its ClientConnection."""
-
-    connection: ClientConnection
-
-    def __init__(self, channel: "Channel", loop_host: LoopHost, established: "asyncio.Future[None]") -> None:
-        super().__init__(loop_host, channel.options.socket_buffer_bytes)
-        self._channel = channel
-        self._established = established
-
-    def make_connection(self) -> ClientConnection:
-        connection = ClientConnection(self._channel.options, self)
-        connection.dirty = True
-        self.flush_later()
-        return connection
-
-    def ready(self) -> None:
-        if not self._established.done():
-            self._established.set_result(None)
-
-    def unusable(self, reason: str) -> None:
-        if not self._established.done():
-            self._established.set_exception(ConnectionError(reason))
-        self._channel.lost(self, reason)
-
-    def again(self, call: ClientCall) -> None:
-        self._channel.start(call)
 
 
 class Channel:
@@ -94,8 +65,8 @@ class Channel:
         self._of_method: dict[str, tuple[tuple[bytes, bytes], ...]] = {}
         self._state = ChannelState.IDLE
         self._observers: list[Callable[[ChannelState], object]] = []
-        self._protocol: _ClientProtocol | None = None
-        self._draining: set[_ClientProtocol] = set()
+        self._protocol: ClientProtocol | None = None
+        self._draining: set[ClientProtocol] = set()
         self._pending: list[ClientCall] = []
         self._waiting: list[Promise[None]] = []
         self._loop_host: LoopHost | None = None
@@ -149,7 +120,7 @@ class Channel:
         """Hand a call to the connection, now or when there is one. For the channel's own connections too."""
         protocol = self._protocol
         if protocol is not None:
-            connection = protocol.connection
+            connection = protocol.served
             if isinstance(call, UnaryRequest):
                 if connection.start_unary(call):
                     return
@@ -220,7 +191,7 @@ class Channel:
             self._attempt = self._host().spawn(self._establish())
 
     async def _establish(self) -> None:
-        protocol: _ClientProtocol | None = None
+        protocol: ClientProtocol | None = None
         try:
             async with asyncio.timeout(self.options.connect_timeout):
                 established: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -233,17 +204,17 @@ class Channel:
             self._failed(str(error) or type(error).__name__)
             return
         self._attempt = None
-        if protocol.connection.usable:
+        if protocol.served.usable:
             self._connected(protocol)
         else:
             self._failed("the server went away at once")
 
-    async def _open(self, established: "asyncio.Future[None]") -> _ClientProtocol:
+    async def _open(self, established: "asyncio.Future[None]") -> ClientProtocol:
         host = self._host()
         loop = asyncio.get_running_loop()
 
-        def factory() -> _ClientProtocol:
-            return _ClientProtocol(self, host, established)
+        def factory() -> ClientProtocol:
+            return ClientProtocol(self, host, established)
 
         if self.target.startswith("unix:"):
             path = self.target.removeprefix("unix:").removeprefix("//")
@@ -254,7 +225,7 @@ class Channel:
         _, protocol = await loop.create_connection(factory, address.strip("[]"), int(port), ssl=self._ssl)
         return protocol
 
-    def _connected(self, protocol: _ClientProtocol) -> None:
+    def _connected(self, protocol: ClientProtocol) -> None:
         self._protocol = protocol
         self._backoff = self.options.backoff_initial
         self._set_state(ChannelState.READY)
@@ -286,7 +257,7 @@ class Channel:
         else:
             self._set_state(ChannelState.IDLE)
 
-    def lost(self, protocol: _ClientProtocol, reason: str) -> None:
+    def lost(self, protocol: ClientProtocol, reason: str) -> None:
         """A connection takes no more calls. For the channel's own connections."""
         if self._protocol is not protocol:
             return
@@ -313,7 +284,7 @@ class Channel:
         protocols = [*self._draining, *([protocol] if protocol else [])]
         self._draining.clear()
         for each in protocols:
-            each.connection.close()
+            each.served.close()
         error = RpcError(StatusCode.UNAVAILABLE, "the channel is closed")
         pending, self._pending = self._pending, []
         for call in pending:
