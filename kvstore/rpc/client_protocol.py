@@ -39,6 +39,8 @@ class ClientProtocol(ConnectionProtocol):
     def unusable(self, reason: str) -> None:
         if not self._established.done():
             self._established.set_exception(ConnectionError(reason))
+            # Whoever waits for it may have given up meanwhile, and then nobody is to hear of it.
+            self._established.exception()
         self._channel.lost(self, reason)
 
     def again(self, call: ClientCall) -> None:
