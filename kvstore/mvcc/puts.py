@@ -82,7 +82,7 @@ def _usual(data: bytes) -> Put | None:
     size = len(data)
     if size < 2 or data[0] != _KEY:
         return None
-    # Lengths of two bytes at most, so that nothing here can be out of bounds of anything.
+    # A length of more bytes than two of a key, or three of a value, is for protobuf to judge.
     at = 2
     length = data[1]
     if length > 0x7F:

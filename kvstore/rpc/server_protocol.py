@@ -138,6 +138,7 @@ class GrpcProtocol(ConnectionProtocol):
                 self._repair = None
         super().data_received(data)
         if self.unread:
+            # Some of it may have been read meanwhile, though nothing is to be written now.
             self.grown()
         if self.served.refused != self._refused:
             self._rest()
