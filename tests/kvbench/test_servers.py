@@ -24,3 +24,7 @@ def test_a_load_of_one_connection_goes_through_a_follower(tmp_path: Path) -> Non
         *others, last = [asyncio.run(status(endpoint)) for endpoint in cluster.endpoints]
         assert last.leader == last.header.member_id
         assert len({each.header.member_id for each in (*others, last)}) == 3
+        # Whoever leads, and not the third by chance.
+        for endpoint in cluster.endpoints:
+            cluster._leader = endpoint
+            assert cluster.endpoints[-1] == endpoint
