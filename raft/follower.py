@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from raft import confchange
@@ -110,21 +109,26 @@ def _forward_proposal(r: Raft, m: Message) -> None:
     if r.config.disable_proposal_forwarding:
         r.logger.info(f"{r.id:x} not forwarding to leader {r.lead:x} at term {r.term}; dropping proposal")
         raise ProposalDropped
-    r.send(replace(m, to=r.lead))
+    _pass_on(r, m)
 
 
 def _forward_transfer(r: Raft, m: Message) -> None:
     if not r.lead:
         r.logger.info(f"{r.id:x} no leader at term {r.term}; dropping leader transfer msg")
         return
-    r.send(replace(m, to=r.lead))
+    _pass_on(r, m)
 
 
 def _forward_read(r: Raft, m: Message) -> None:
     if not r.lead:
         r.logger.info(f"{r.id:x} no leader at term {r.term}; dropping index reading msg")
         return
-    r.send(replace(m, to=r.lead))
+    _pass_on(r, m)
+
+
+def _pass_on(r: Raft, m: Message) -> None:
+    """Send the leader what is for it, with all that a message of these types says."""
+    r.send(Message(m.type, r.lead, m.from_, m.term, entries=m.entries, context=m.context))
 
 
 def _read_answered(r: Raft, m: Message) -> None:

@@ -4,7 +4,9 @@ Plain data, with the names and numbers of raftpb. Knows no behaviour: what a mes
 business (raft.py), how it crosses a network is the caller's.
 
 Entries and messages are shared freely (a batch goes to every peer as the same objects) and are therefore never
-changed after they were handed out. They are not frozen because creating a frozen dataclass costs three times as much.
+changed after they were handed out. They are not frozen because creating a frozen dataclass costs three times as much;
+and what is made several times a write has its initialiser written out because mypyc compiles no other: that is 0.03
+instead of 0.2 us for each.
 """
 
 from __future__ import annotations
@@ -97,31 +99,46 @@ class ReadOnlyOption(IntEnum):
     LEASE_BASED = 1
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, init=False)
 class Entry:
     """One entry of the log. `term` and `index` of a proposal are filled in by the leader."""
 
-    term: int = 0
-    index: int = 0
-    type: EntryType = EntryType.NORMAL
-    data: bytes = b""
+    term: int
+    index: int
+    type: EntryType
+    data: bytes
+
+    def __init__(self, term: int = 0, index: int = 0, type: EntryType = EntryType.NORMAL, data: bytes = b"") -> None:
+        self.term = term
+        self.index = index
+        self.type = type
+        self.data = data
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, init=False)
 class HardState:
     """What must be on disk before any message that depends on it leaves."""
 
-    term: int = 0
-    vote: int = NONE
-    commit: int = 0
+    term: int
+    vote: int
+    commit: int
+
+    def __init__(self, term: int = 0, vote: int = NONE, commit: int = 0) -> None:
+        self.term = term
+        self.vote = vote
+        self.commit = commit
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, init=False)
 class SoftState:
     """What is useful to know but need not be stored: the leader as far as known, and this member's role."""
 
-    lead: int = NONE
-    raft_state: StateType = StateType.FOLLOWER
+    lead: int
+    raft_state: StateType
+
+    def __init__(self, lead: int = NONE, raft_state: StateType = StateType.FOLLOWER) -> None:
+        self.lead = lead
+        self.raft_state = raft_state
 
 
 @dataclass(slots=True)
@@ -156,7 +173,7 @@ class Snapshot:
         return self.metadata.index == 0
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, init=False)
 class Message:
     """One message. Which fields have a meaning depends on `type`, as in raftpb.
 
@@ -164,20 +181,52 @@ class Message:
     responses: with asynchronous storage writes, what the storage thread sends once its work is durable.
     """
 
-    type: MessageType = MessageType.HUP
-    to: int = NONE
-    from_: int = NONE
-    term: int = 0
-    log_term: int = 0
-    index: int = 0
-    entries: Sequence[Entry] = ()
-    commit: int = 0
-    vote: int = NONE
-    snapshot: Snapshot | None = None
-    reject: bool = False
-    reject_hint: int = 0
-    context: bytes = b""
-    responses: Sequence[Message] = ()
+    type: MessageType
+    to: int
+    from_: int
+    term: int
+    log_term: int
+    index: int
+    entries: Sequence[Entry]
+    commit: int
+    vote: int
+    snapshot: Snapshot | None
+    reject: bool
+    reject_hint: int
+    context: bytes
+    responses: Sequence[Message]
+
+    def __init__(
+        self,
+        type: MessageType = MessageType.HUP,
+        to: int = NONE,
+        from_: int = NONE,
+        term: int = 0,
+        log_term: int = 0,
+        index: int = 0,
+        entries: Sequence[Entry] = (),
+        commit: int = 0,
+        vote: int = NONE,
+        snapshot: Snapshot | None = None,
+        reject: bool = False,
+        reject_hint: int = 0,
+        context: bytes = b"",
+        responses: Sequence[Message] = (),
+    ) -> None:
+        self.type = type
+        self.to = to
+        self.from_ = from_
+        self.term = term
+        self.log_term = log_term
+        self.index = index
+        self.entries = entries
+        self.commit = commit
+        self.vote = vote
+        self.snapshot = snapshot
+        self.reject = reject
+        self.reject_hint = reject_hint
+        self.context = context
+        self.responses = responses
 
 
 @dataclass(slots=True)
@@ -210,12 +259,16 @@ class ConfChangeV2:
     context: bytes = b""
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, init=False)
 class ReadState:
     """The answer to read_index: the read with `request_ctx` may be served once `index` is applied."""
 
-    index: int = 0
-    request_ctx: bytes = b""
+    index: int
+    request_ctx: bytes
+
+    def __init__(self, index: int = 0, request_ctx: bytes = b"") -> None:
+        self.index = index
+        self.request_ctx = request_ctx
 
 
 @dataclass(slots=True)

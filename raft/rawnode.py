@@ -7,7 +7,7 @@ that must be written or sent comes out of `ready()`.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from raft.confchange import as_v2
 from raft.confcodec import encode_conf_change
@@ -77,7 +77,7 @@ def is_local_target(id: int) -> bool:
     return id >= LOCAL_APPLY_THREAD
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, init=False)
 class Ready:
     """What a member wants done. Fields without news are None or empty.
 
@@ -88,14 +88,34 @@ class Ready:
     read_states: reads that may be served once their index is applied.
     """
 
-    soft_state: SoftState | None = None
-    hard_state: HardState | None = None
-    read_states: Sequence[ReadState] = ()
-    entries: Sequence[Entry] = ()
-    snapshot: Snapshot | None = None
-    committed_entries: Sequence[Entry] = ()
-    messages: list[Message] = field(default_factory=list)
-    must_sync: bool = False
+    soft_state: SoftState | None
+    hard_state: HardState | None
+    read_states: Sequence[ReadState]
+    entries: Sequence[Entry]
+    snapshot: Snapshot | None
+    committed_entries: Sequence[Entry]
+    messages: list[Message]
+    must_sync: bool
+
+    def __init__(
+        self,
+        soft_state: SoftState | None = None,
+        hard_state: HardState | None = None,
+        read_states: Sequence[ReadState] = (),
+        entries: Sequence[Entry] = (),
+        snapshot: Snapshot | None = None,
+        committed_entries: Sequence[Entry] = (),
+        messages: list[Message] | None = None,
+        must_sync: bool = False,
+    ) -> None:
+        self.soft_state = soft_state
+        self.hard_state = hard_state
+        self.read_states = read_states
+        self.entries = entries
+        self.snapshot = snapshot
+        self.committed_entries = committed_entries
+        self.messages = messages if messages is not None else []
+        self.must_sync = must_sync
 
 
 class RawNode:
@@ -358,6 +378,16 @@ class RawNode:
             config=r.tracker.config.copy(),
             progress={id: peer.copy() for id, peer in progress.items()},
         )
+
+    @property
+    def term(self) -> int:
+        """The term that this member is in."""
+        return self.raft.term
+
+    @property
+    def leads(self) -> bool:
+        """Whether it takes itself for its term's leader."""
+        return self.raft.state == StateType.LEADER
 
     def uncommitted(self) -> range:
         """Indices of the entries that the log has and that are not known to be committed."""

@@ -10,7 +10,6 @@ Knows nothing of raft or of what a request does.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from typing import Final, Protocol
 
 from google.protobuf.message import Message as ProtoMessage
@@ -47,7 +46,7 @@ class Proposer(Protocol):
 class Pending:
     """One request, decoded as its kind's handler takes it, and who waits for its encoded response."""
 
-    # No dataclass: what that makes for it is not compiled, and there is one of it for each request.
+    # No dataclass: the initialiser which that makes is not compiled, and there is one of it for each request.
     __slots__ = ("kind", "promise", "request")
 
     def __init__(self, kind: str, request: object, promise: Promise[bytes]) -> None:
@@ -56,7 +55,6 @@ class Pending:
         self.promise = promise
 
 
-@dataclass(slots=True)
 class Batch:
     """Requests of one entry in their order.
 
@@ -64,13 +62,16 @@ class Batch:
     may. term: raft's when it was proposed, 0 before.
     """
 
-    sequence: int
-    deadline: float
-    reign: int = 0
-    term: int = 0
-    requests: list[Pending] = field(default_factory=list)
-    chunks: list[bytes] = field(default_factory=list)
-    size: int = 0
+    __slots__ = ("chunks", "deadline", "reign", "requests", "sequence", "size", "term")
+
+    def __init__(self, sequence: int, deadline: float, reign: int) -> None:
+        self.sequence = sequence
+        self.deadline = deadline
+        self.reign = reign
+        self.term = 0
+        self.requests: list[Pending] = []
+        self.chunks: list[bytes] = []
+        self.size = 0
 
 
 def decode(data: bytes) -> tuple[int, int, Iterator[tuple[str, object]]]:

@@ -274,13 +274,13 @@ class ReadyLoop:
             self._propose()
 
     def _propose(self) -> None:
-        status = self._node.basic_status()
-        term = status.hard_state.term
-        self._proposals.withdraw(term if status.soft_state.raft_state is StateType.LEADER else 0)
+        node = self._node
+        term = node.term
+        self._proposals.withdraw(term if node.leads else 0)
         wanted = [row for row in self._unproposed if self._proposals.is_waiting(row[0])]
         try:
             if wanted:
-                self._node.propose_batch([payload for _, payload in wanted])
+                node.propose_batch([payload for _, payload in wanted])
                 for sequence, _ in wanted:
                     self._proposals.proposed(sequence, term)
             self._unproposed = []

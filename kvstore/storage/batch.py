@@ -7,7 +7,7 @@ executed (transaction.py) or carried (frames.py).
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import islice
 from typing import Any, Final
 
@@ -63,7 +63,7 @@ DupChanges = Mapping[bytes, tuple[Sequence[bytes], Sequence[bytes]]]
 ValueSets = Mapping[bytes, Collection[bytes]]
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, init=False)
 class WriteBatch:
     """Operations that become durable together or not at all, executed in the order they were added.
 
@@ -71,7 +71,10 @@ class WriteBatch:
     or, with an inline writer, done.
     """
 
-    operations: list[Operation] = field(default_factory=list)
+    operations: list[Operation]
+
+    def __init__(self, operations: list[Operation] | None = None) -> None:
+        self.operations = operations if operations is not None else []
 
     def put(self, table: str, rows: Rows) -> None:
         """Store rows; None as value deletes the key. A key comes at most once, its rows in any order."""
@@ -125,7 +128,7 @@ def _pieces(operation: Operation, rows: int) -> Iterator[tuple[Operation, int]]:
         yield operation, count
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, init=False)
 class WriteStats:
     """One commit, for metrics.
 
@@ -134,13 +137,31 @@ class WriteStats:
     what of it holds nothing. map_bytes: size of the map.
     """
 
-    batches: int = 0
-    rows: int = 0
-    seconds: float = 0.0
-    commit_seconds: float = 0.0
-    file_bytes: int = 0
-    free_bytes: int = 0
-    map_bytes: int = 0
+    batches: int
+    rows: int
+    seconds: float
+    commit_seconds: float
+    file_bytes: int
+    free_bytes: int
+    map_bytes: int
+
+    def __init__(
+        self,
+        batches: int = 0,
+        rows: int = 0,
+        seconds: float = 0.0,
+        commit_seconds: float = 0.0,
+        file_bytes: int = 0,
+        free_bytes: int = 0,
+        map_bytes: int = 0,
+    ) -> None:
+        self.batches = batches
+        self.rows = rows
+        self.seconds = seconds
+        self.commit_seconds = commit_seconds
+        self.file_bytes = file_bytes
+        self.free_bytes = free_bytes
+        self.map_bytes = map_bytes
 
     def as_tuple(self) -> tuple[int, int, float, float, int, int, int]:
         """The fields in order: WriteStats(*stats.as_tuple()) is the same again."""

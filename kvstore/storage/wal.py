@@ -207,7 +207,7 @@ class Wal:
             batch.put(ENTRIES.name, [encode_entry(entry) for entry in entries])
             self._sent = entries[-1].index
         if hard_state is not None:
-            hard_state = replace(hard_state)
+            hard_state = HardState(hard_state.term, hard_state.vote, hard_state.commit)
             self._sent_hard_state = hard_state
         self._put_hard_state(batch)
 

@@ -74,8 +74,8 @@ READS: Final = (
     Mutation(
         "read-answered-by-a-follower",
         "raft/follower.py",
-        "    r.send(replace(m, to=r.lead))\n\n\ndef _read_answered(",
-        "    r.read_states.append(ReadState(r.log.committed, m.entries[0].data))\n\n\ndef _read_answered(",
+        "    _pass_on(r, m)\n\n\ndef _pass_on(",
+        "    r.read_states.append(ReadState(r.log.committed, m.entries[0].data))\n\n\ndef _pass_on(",
         "A follower answers a read from what it knows to be committed.",
         "diss. §6.4",
     ),
