@@ -37,6 +37,7 @@ COMPILED = (
             "wal",
         )
     ),
+    *(f"kvstore/peer/{name}.py" for name in ("batches", "receiving", "sending")),
     *(f"kvstore/server/{name}.py" for name in ("apply", "headers", "outbox", "proposals", "proposer", "ready_loop")),
     *(
         f"kvstore/rpc/{name}.py"

@@ -1,17 +1,14 @@
 """Raft's values as they cross the network: raft's dataclasses to and from the messages of protos/kvstore/pb/peer.proto.
 
-The only place that knows both.
+Whole and slow; what is exchanged all the time goes through batches.py.
 """
 
 from __future__ import annotations
 
-from zlib import crc32
-
 from kvstore.pb import peer_pb2 as pb
-from kvstore.wire import length_delimited
 from raft.messages import ConfState, Entry, EntryType, Message, MessageType, Snapshot, SnapshotMetadata
 
-_LOCAL = frozenset(
+LOCAL = frozenset(
     {
         MessageType.HUP,
         MessageType.BEAT,
@@ -31,15 +28,8 @@ _ENTRY_TYPES = tuple(EntryType)
 _MESSAGE_TYPES = tuple(MessageType)
 
 
-_CHECKSUM_TAG = b"\x1d"
-
-
 class MalformedMessage(ValueError):
     """A peer sent something that is no raft message."""
-
-
-class DamagedBatch(MalformedMessage):
-    """A batch is not what its sender has sent."""
 
 
 def encode_conf_state(state: ConfState) -> pb.ConfState:
@@ -93,7 +83,7 @@ def encode_message(message: Message) -> pb.RaftMessage:
 
 def decode_message(message: pb.RaftMessage) -> Message:
     """The inverse of encode_message. Raises MalformedMessage for types that do not exist or never come from a peer."""
-    if message.type in _LOCAL:
+    if message.type in LOCAL:
         raise MalformedMessage(f"message type {message.type} does not come from a peer")
     # A negative one would be looked up from the end.
     if message.type < 0 or any(entry.type < 0 for entry in message.entries):
@@ -121,30 +111,3 @@ def decode_message(message: pb.RaftMessage) -> Message:
         )
     except IndexError as error:
         raise MalformedMessage(f"message type {message.type} or the type of one of its entries is unknown") from error
-
-
-def encode_batch(messages: list[Message]) -> bytes:
-    """All messages that were ready for one peer, as one MessageBatch."""
-    return pb.MessageBatch(messages=[encode_message(message) for message in messages]).SerializeToString()
-
-
-def seal(batch: bytes) -> bytes:
-    """A MessageBatch that holds an encoded one with its checksum (protocol version 2)."""
-    return length_delimited(2, batch) + _CHECKSUM_TAG + crc32(batch).to_bytes(4, "little")
-
-
-def unseal(batch: pb.MessageBatch) -> pb.MessageBatch:
-    """The batch inside, or the batch itself if it is not sealed. Raises DamagedBatch."""
-    if not batch.sealed:
-        return batch
-    if crc32(batch.sealed) != batch.checksum:
-        raise DamagedBatch(f"{len(batch.sealed)} bytes of messages arrived damaged: their checksum is wrong")
-    return pb.MessageBatch.FromString(batch.sealed)
-
-
-def decode_batch(batch: pb.MessageBatch) -> list[Message]:
-    """The inverse of encode_batch. Raises MalformedMessage; a snapshot comes with its data or not at all."""
-    messages = [decode_message(message) for message in batch.messages]
-    if any(message.type is MessageType.SNAP for message in messages):
-        raise MalformedMessage("a snapshot without its data")
-    return messages

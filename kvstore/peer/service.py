@@ -2,30 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from functools import partial
+from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol, TypeVar, cast
+from typing import Any, Protocol, TypeVar
 
+import grpc
 import structlog
 
 from kvstore import errors
 from kvstore.pb import peer_pb2 as pb
 from kvstore.pb import rpc_pb2
-from kvstore.pb.peer_pb2_grpc import PeerServicer
+from kvstore.pb.peer_pb2_grpc import PeerServicer, add_PeerServicer_to_server
 from kvstore.peer import identity, snapshot
-from kvstore.peer.codec import DamagedBatch, MalformedMessage, decode_batch, unseal
+from kvstore.peer.batches import DamagedBatch
+from kvstore.peer.codec import MalformedMessage
 from kvstore.peer.observer import PeerObserver, Unobserved
+from kvstore.peer.receiving import BatchReader, RaftHost, Receiver
 from kvstore.peer.versions import CHECKSUMS, Versions
-from kvstore.rpc import EOF, Promise, RpcError, StatusCode
+from kvstore.rpc import Promise, RpcError, StatusCode
 from kvstore.storage import pace
 from kvstore.storage.errors import CorruptStore
-from raft.messages import Message
 
 T = TypeVar("T")
 
 
-class PeerHost(Protocol):
+class PeerHost(RaftHost, Protocol):
     """The member that the service belongs to."""
 
     id: int
@@ -37,18 +38,8 @@ class PeerHost(Protocol):
     def has_room(self) -> bool:
         """Whether there is room on the disk, as far as is known."""
 
-    @property
-    def spoken(self) -> Versions:
-        """What the host speaks; the lowest is what the cluster has agreed on."""
-
     def speaks(self, member: int, versions: Versions, urls: Sequence[str]) -> None:
         """A member has begun to send messages, and says what it speaks and where it is reached."""
-
-    def is_removed(self, member: int) -> bool:
-        """Whether a member was removed from the cluster, and is to hear of it."""
-
-    def receive(self, messages: Sequence[Message]) -> None:
-        """Take raft messages."""
 
     def receive_snapshot(self, received: snapshot.ReceivedSnapshot) -> None:
         """Take a copy of the state; its file is the host's from now on."""
@@ -59,9 +50,6 @@ class PeerHost(Protocol):
 
     def members(self) -> list[rpc_pb2.Member]:
         """Everybody in the cluster, as of the newest entry applied."""
-
-    def heard_from(self, member: int, received_bytes: int) -> None:
-        """A member is alive."""
 
     async def answer_lease_keep_alive(self, lease_id: int) -> rpc_pb2.LeaseKeepAliveResponse:
         """Renew a lease as the leader."""
@@ -84,48 +72,6 @@ class PeerHost(Protocol):
         """Hash the history up to a revision."""
 
 
-class BatchReader(Protocol):
-    """A call whose requests are read one by one."""
-
-    def read(self) -> Promise[Any]:
-        """The next request, or EOF."""
-
-
-class _Messages:
-    """Takes batches as they arrive, within the turn that received them: a task would take a turn more for each.
-
-    answer: the call's, once the sender has ended or a batch could not be taken.
-    """
-
-    def __init__(self, reader: BatchReader, receive: Callable[[pb.MessageBatch], None]) -> None:
-        self.answer: Promise[pb.MessagesResponse] = Promise()
-        self._reader = reader
-        self._receive = receive
-        self._read()
-
-    def _read(self) -> None:
-        while not self.answer.done():
-            batch = self._reader.read()
-            if not batch.done():
-                batch.then(self._arrived)
-                return
-            self._take(batch)
-
-    def _arrived(self, batch: Promise[Any]) -> None:
-        self._take(batch)
-        self._read()
-
-    def _take(self, read: Promise[Any]) -> None:
-        try:
-            batch = read.result()
-            if batch is EOF:
-                self.answer.set_result(pb.MessagesResponse())
-            else:
-                self._receive(batch)
-        except Exception as error:  # whatever it is, it ends the call and not the connection
-            self.answer.set_exception(error)
-
-
 class PeerService(PeerServicer):
     """Serves one member's peers."""
 
@@ -134,29 +80,17 @@ class PeerService(PeerServicer):
         self._observer = observer or Unobserved()
         self._log = structlog.get_logger("kvstore.peer")
 
-    def Messages(self, request_iterator: AsyncIterator[pb.MessageBatch], context: Any) -> Promise[pb.MessagesResponse]:
-        """Raft messages, for as long as the sender lives."""
+    def Messages(self, request_iterator: BatchReader, context: Any) -> Promise[bytes]:
+        """Raft messages, for as long as the sender lives; both ways encoded."""
         caller = self._admit(context)
         self._host.speaks(caller.from_, caller.versions, caller.urls)
-        return _Messages(cast(BatchReader, request_iterator), partial(self._receive, caller)).answer
+        sealed = caller.versions[0] >= CHECKSUMS
+        return Receiver(request_iterator, caller.from_, sealed, self._host, self._unreadable).answer
 
-    def _receive(self, caller: identity.Caller, batch: pb.MessageBatch) -> None:
-        host = self._host
-        if host.is_removed(caller.from_):
-            raise RpcError(StatusCode.PERMISSION_DENIED, "the member has been permanently removed from the cluster")
-        host.heard_from(caller.from_, batch.ByteSize())
-        try:
-            if batch.sealed and host.spoken[1] < CHECKSUMS:
-                raise MalformedMessage(f"a sealed batch is not of version {host.spoken[1]}")
-            host.receive(decode_batch(unseal(batch)))
-        except DamagedBatch as error:
-            # The sender connects again at once, and raft repeats what is missing.
-            self._observer.unreadable(caller.from_)
-            self._log.warning("damaged messages", member=f"{caller.from_:x}", reason=str(error))
-            raise RpcError(StatusCode.DATA_LOSS, str(error)) from error
-        except MalformedMessage as error:
-            self._observer.unreadable(caller.from_)
-            raise RpcError(StatusCode.INVALID_ARGUMENT, str(error)) from error
+    def _unreadable(self, member: int, error: MalformedMessage) -> None:
+        self._observer.unreadable(member)
+        if isinstance(error, DamagedBatch):
+            self._log.warning("damaged messages", member=f"{member:x}", reason=str(error))
 
     async def SendSnapshot(self, request_iterator: AsyncIterator[pb.SnapshotChunk], context: Any) -> pb.SnapshotResult:
         """A copy of the state; answered when it is stored."""
@@ -252,3 +186,31 @@ async def _answered(answer: Awaitable[T]) -> T:
         return await _without_damage(answer)
     except errors.KvstoreError as error:
         raise RpcError(StatusCode.ABORTED, type(error).__name__) from error
+
+
+class Registry(Protocol):
+    """What takes handlers: a server of kvstore.rpc or of grpcio."""
+
+    def add_generic_rpc_handlers(self, handlers: tuple[Any, ...], /) -> None: ...
+    def add_registered_method_handlers(self, service: str, handlers: Mapping[str, Any], /) -> None: ...
+
+
+def register(service: PeerServicer, registry: Registry) -> None:
+    """Have a server serve peers. Raft's messages come to the service encoded, as they are read without protobuf."""
+    add_PeerServicer_to_server(service, _WithoutCodec(registry))  # type: ignore[no-untyped-call]
+
+
+class _WithoutCodec:
+    """Stands between generated code and a server, and takes what codes raft's messages away."""
+
+    def __init__(self, registry: Registry) -> None:
+        self._registry = registry
+
+    def add_generic_rpc_handlers(self, handlers: tuple[Any, ...], /) -> None:
+        """Do nothing: generated code registers everything twice, and only by name can a handler be replaced."""
+
+    def add_registered_method_handlers(self, service: str, handlers: Mapping[str, Any], /) -> None:
+        messages = grpc.stream_unary_rpc_method_handler(handlers["Messages"].stream_unary)
+        all_handlers = {**handlers, "Messages": messages}
+        self._registry.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, all_handlers),))
+        self._registry.add_registered_method_handlers(service, all_handlers)

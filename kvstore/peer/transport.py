@@ -8,26 +8,23 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from typing import Final, Protocol
 from urllib.parse import urlsplit
 
 import structlog
 
 from kvstore.pb import peer_pb2 as pb
-from kvstore.peer.codec import encode_batch, seal
 from kvstore.peer.identity import Caller
 from kvstore.peer.observer import PeerObserver, Unobserved
+from kvstore.peer.sending import PeerStats, PeerStream, Sender
 from kvstore.peer.snapshot import Copy, outgoing
 from kvstore.peer.versions import CHECKSUMS, Versions
 from kvstore.rpc import Channel, ChannelOptions, Metadata, Promise, RpcError, StatusCode
 from kvstore.storage.errors import StorageError
-from raft.messages import Message, MessageType
+from raft.messages import Message
 
 SERVICE: Final = "/kvstorepb.Peer/"
-
-MAX_HELD: Final = 4096
-"""Messages kept for a peer whose stream is full; more are dropped."""
 
 CALL_SECONDS: Final = 5.0
 
@@ -51,19 +48,6 @@ REFUSED_RETRY_SECONDS: Final = 2.0
 _REFUSALS: Final = frozenset(
     {StatusCode.FAILED_PRECONDITION, StatusCode.PERMISSION_DENIED, StatusCode.INVALID_ARGUMENT}
 )
-
-
-class PeerStream(Protocol):
-    """What is used of a ClientStream."""
-
-    @property
-    def writable(self) -> bool: ...
-    def write(self, message: bytes, /) -> object: ...
-    def flush(self) -> None: ...
-    def drain(self) -> Awaitable[None]: ...
-    def half_close(self) -> None: ...
-    def read(self) -> Awaitable[object]: ...
-    def cancel(self) -> object: ...
 
 
 class PeerChannel(Protocol):
@@ -111,29 +95,6 @@ class TransportOwner(Protocol):
         """A consistent copy of the state, made now."""
 
 
-class PeerStats:
-    """What was exchanged with one member, counted for metrics."""
-
-    __slots__ = (
-        "active_since",
-        "disconnects",
-        "received_bytes",
-        "sent_bytes",
-        "sent_failures",
-        "snapshots_failed",
-        "snapshots_sent",
-    )
-
-    def __init__(self) -> None:
-        self.active_since: float | None = None
-        self.sent_bytes = 0
-        self.sent_failures = 0
-        self.received_bytes = 0
-        self.disconnects = 0
-        self.snapshots_sent = 0
-        self.snapshots_failed = 0
-
-
 class Link:
     """The way to one member. Reconnects for as long as it lives; tries the member's URLs in turn."""
 
@@ -142,6 +103,7 @@ class Link:
         member: int,
         urls: Sequence[str],
         caller: Callable[[], Caller],
+        versions: Callable[[], Versions],
         owner: TransportOwner,
         observer: PeerObserver,
         open_channel: OpenChannel,
@@ -150,12 +112,12 @@ class Link:
         self.urls = tuple(urls)
         self.stats = PeerStats()
         self._caller = caller
+        self._versions = versions
         self._owner = owner
         self._observer = observer
         self._open_channel = open_channel
         self._loop = asyncio.get_running_loop()
-        self._stream: PeerStream | None = None
-        self._held: list[Message] = []
+        self._sender = Sender(self, self.stats)
         self._sending_snapshot = False
         # What the last copy reaches at least, and until when the member may be expected to go on from there.
         self._copied = 0
@@ -174,24 +136,7 @@ class Link:
 
     def send(self, messages: list[Message]) -> None:
         """Send raft messages, all in one; a MsgSnap begins the sending of a copy."""
-        if any(message.type is MessageType.SNAP for message in messages):
-            for message in messages:
-                if message.type is MessageType.SNAP:
-                    self._send_snapshot(message)
-            messages = [message for message in messages if message.type is not MessageType.SNAP]
-        if not messages:
-            return
-        stream = self._stream
-        if stream is None:
-            self._lost(messages)
-        elif stream.writable and not self._held:
-            self._write(stream, messages)
-        elif len(self._held) < MAX_HELD:
-            if not self._held:
-                self._spawn(self._drain(stream))
-            self._held += messages
-        else:
-            self._lost(messages)
+        self._sender.send(messages)
 
     def call(self, method: str, request: bytes, timeout: float) -> Promise[bytes]:
         """Call a method of the member's Peer service."""
@@ -199,14 +144,12 @@ class Link:
 
     def knock(self) -> None:
         """Send nothing, in a message of its own."""
-        stream = self._stream
-        if stream is not None and stream.writable and not self._held:
-            self._write(stream, [])
+        self._sender.knock()
 
     def heard(self, received_bytes: int) -> None:
         """The member has sent something: it is alive."""
         self.stats.received_bytes += received_bytes
-        if self.stats.active_since is None and self._stream is not None:
+        if self.stats.active_since is None and self._sender.stream is not None:
             self.stats.active_since = self._loop.time()
 
     @property
@@ -248,7 +191,7 @@ class Link:
     async def _run(self) -> None:
         while not self._closed:
             stream = self._channel.stream(SERVICE + "Messages", metadata=self._caller().metadata())
-            self._stream = stream
+            self._sender.stream = stream
             ended: RpcError | None = None
             try:
                 # Nothing ever comes but the end.
@@ -257,9 +200,7 @@ class Link:
                 ended = error
             finally:
                 stream.cancel()
-                self._stream = None
-                self._lost(self._held)
-                self._held = []
+                self._sender.end()
             self._disconnected(ended)
             refused = ended is not None and ended.code in _REFUSALS
             await asyncio.sleep(REFUSED_RETRY_SECONDS if refused else RETRY_SECONDS)
@@ -270,7 +211,7 @@ class Link:
     async def _probe(self) -> None:
         while not self._closed:
             await asyncio.sleep(PROBE_SECONDS)
-            stream = self._stream
+            stream = self._sender.stream
             if stream is None:
                 continue
             began = time.perf_counter()
@@ -280,11 +221,36 @@ class Link:
             except RpcError:
                 # The stream of messages finds out by itself, and says so.
                 continue
-            if stream is not self._stream:
+            if stream is not self._sender.stream:
                 continue
             # Two that follow have nothing to say to each other, and are to know that they could.
             self.heard(0)
             self._observer.round_trip(self.member, time.perf_counter() - began)
+
+    # What the sender asks of it.
+
+    @property
+    def seals(self) -> bool:
+        """Whether the cluster speaks the version that has checksums."""
+        return self._versions()[0] >= CHECKSUMS
+
+    def send_snapshot(self, message: Message) -> None:
+        """Begin to send the copy that a MsgSnap stands for, unless one is on its way."""
+        if self._sending_snapshot or self._pause is not None:
+            # Raft asks again when this one is reported.
+            return
+        self._sending_snapshot = True
+        if message.snapshot is not None:
+            self._copied, self._copied_until = message.snapshot.metadata.index, math.inf
+        self._spawn(self._snapshot(message))
+
+    def is_full(self, stream: PeerStream) -> None:
+        """Tell the sender once the stream takes messages again."""
+        self._spawn(self._drain(stream))
+
+    def report_lost(self) -> None:
+        """Raft is to find out what the member has."""
+        self._owner.report_unreachable(self.member)
 
     async def _drain(self, stream: PeerStream) -> None:
         try:
@@ -292,9 +258,7 @@ class Link:
         except RpcError:
             # Whoever reads the stream sees the same and takes care of what is held.
             return
-        if stream is self._stream:
-            messages, self._held = self._held, []
-            self._write(stream, messages)
+        self._sender.drained(stream)
 
     def _disconnected(self, error: RpcError | None) -> None:
         reason = str(error) if error is not None else "the member ended the stream"
@@ -311,31 +275,7 @@ class Link:
         if error is not None and error.code is StatusCode.PERMISSION_DENIED:
             self._owner.report_removed()
 
-    def _write(self, stream: PeerStream, messages: list[Message]) -> None:
-        data = encode_batch(messages)
-        if self._caller().versions[0] >= CHECKSUMS:
-            data = seal(data)
-        self.stats.sent_bytes += len(data)
-        stream.write(data)
-        # The member is about to wait for its own disk; the peer is to wait for its at the same time.
-        stream.flush()
-
-    def _lost(self, messages: list[Message]) -> None:
-        if messages:
-            self.stats.sent_failures += len(messages)
-            if any(message.type is MessageType.APP for message in messages):
-                self._owner.report_unreachable(self.member)
-
     # Snapshots.
-
-    def _send_snapshot(self, message: Message) -> None:
-        if self._sending_snapshot or self._pause is not None:
-            # Raft asks again when this one is reported.
-            return
-        self._sending_snapshot = True
-        if message.snapshot is not None:
-            self._copied, self._copied_until = message.snapshot.metadata.index, math.inf
-        self._spawn(self._snapshot(message))
 
     async def _snapshot(self, message: Message) -> None:
         ok = False
@@ -426,7 +366,9 @@ class Transport:
         def caller() -> Caller:
             return Caller(self._cluster_id, self._member_id, member, self._versions(), tuple(self._urls()))
 
-        self._links[member] = Link(member, urls, caller, self._owner, self._observer, self._open_channel)
+        self._links[member] = Link(
+            member, urls, caller, self._versions, self._owner, self._observer, self._open_channel
+        )
 
     def remove_member(self, member: int) -> None:
         """Send nothing more to a member."""

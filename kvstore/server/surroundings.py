@@ -13,7 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Protocol
 
-from kvstore.pb.peer_pb2_grpc import PeerServicer, add_PeerServicer_to_server
+from kvstore.pb.peer_pb2_grpc import PeerServicer
+from kvstore.peer import service as peer_service
 from kvstore.peer.transport import OpenChannel, open_channel
 from kvstore.rpc import Server, ServerOptions
 from kvstore.server.config import Config, Url
@@ -47,7 +48,7 @@ ServePeers = Callable[[Config, PeerServicer], Awaitable[PeerServer]]
 async def serve_peers(config: Config, service: PeerServicer) -> Server:
     """Serve peers on the configured addresses."""
     server = Server(ServerOptions(max_receive_bytes=PEER_MESSAGE_BYTES, keepalive_min_time=1.0))
-    add_PeerServicer_to_server(service, server)  # type: ignore[no-untyped-call]
+    peer_service.register(service, server)
     for url in config.listen_peer_urls:
         await server.listen(bind_host(url), url.port, reuse_port=config.socket_reuse_port)
     return server

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Mapping
 
 from kvstore.pb.rpc_pb2 import AlarmType
-from kvstore.peer.transport import PeerStats
+from kvstore.peer.sending import PeerStats
 from kvstore.server.lifecycle import Lifecycle
 from kvstore.server.maintenance import API_VERSION
 from kvstore.server.metrics import Metrics

@@ -21,7 +21,8 @@ from kvstore.api.lease import LeaseService
 from kvstore.api.maintenance import MaintenanceService
 from kvstore.api.watch import WatchService
 from kvstore.pb import rpc_pb2_grpc
-from kvstore.pb.peer_pb2_grpc import PeerServicer, add_PeerServicer_to_server
+from kvstore.pb.peer_pb2_grpc import PeerServicer
+from kvstore.peer import service as peer_service
 from kvstore.rpc import RpcError
 from kvstore.server.bootstrap import BootstrapError
 from kvstore.server.config import Config
@@ -284,7 +285,7 @@ class Host:
     async def _serve_peers(self, config: Config, service: PeerServicer) -> Server:
         assert self.loop is not None
         handlers = Handlers()
-        add_PeerServicer_to_server(service, handlers)  # type: ignore[no-untyped-call]
+        peer_service.register(service, handlers)
         return self._group.network.listen(self.peer_url, self.loop, handlers, _no_translation)
 
     def _serve_clients(self, member: Member, gate: Gate) -> Server:

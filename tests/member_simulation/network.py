@@ -13,8 +13,7 @@ from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from kvstore.pb import peer_pb2
-from kvstore.peer.codec import unseal
+from kvstore.peer.batches import decode_batch, is_sealed, unseal
 from kvstore.rpc import Metadata, Promise, RpcError, StatusCode
 from kvstore.rpc.incoming import EOF, Incoming
 from raft.messages import MessageType
@@ -566,13 +565,13 @@ class _Write:
 
 
 def _proposes(message: bytes) -> bool:
-    batch = unseal(peer_pb2.MessageBatch.FromString(message))
-    return any(each.type == MessageType.PROP for each in batch.messages)
+    messages = decode_batch(unseal(message) if is_sealed(message) else message)
+    return any(each.type == MessageType.PROP for each in messages)
 
 
 def _damaged(message: bytes, chance: random.Random) -> bytes:
     """The message with a bit turned over, if it has a checksum by which that can be told."""
-    if not peer_pb2.MessageBatch.FromString(message).sealed:
+    if not is_sealed(message):
         return message
     # Behind the tag and the length, before the checksum: what the checksum covers.
     position = chance.randrange(len(message) // 2, len(message) - 5)

@@ -7,7 +7,8 @@ from typing import Any, cast
 import pytest
 
 from kvstore.peer import transport as transports
-from kvstore.peer.transport import PeerChannel, PeerStream, Transport
+from kvstore.peer.sending import PeerStream
+from kvstore.peer.transport import PeerChannel, Transport
 from kvstore.rpc import Promise, RpcError, StatusCode
 from tests.peer.test_snapshot_pauses import Owner, Stream
 

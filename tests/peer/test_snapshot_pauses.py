@@ -10,7 +10,8 @@ import pytest
 from structlog.testing import capture_logs
 
 from kvstore.peer import transport as transports
-from kvstore.peer.transport import PeerChannel, PeerStream, Transport
+from kvstore.peer.sending import PeerStream
+from kvstore.peer.transport import PeerChannel, Transport
 from kvstore.rpc import Promise, RpcError, StatusCode
 from kvstore.storage.errors import CorruptStore
 from raft.messages import ConfState, Message, MessageType, Snapshot, SnapshotMetadata

@@ -13,9 +13,9 @@ import pytest
 
 from kvstore.pb import peer_pb2 as pb
 from kvstore.pb.peer_pb2_grpc import PeerServicer, add_PeerServicer_to_server
-from kvstore.peer import codec
+from kvstore.peer import batches
 from kvstore.peer.identity import Caller
-from kvstore.peer.service import PeerHost, PeerService
+from kvstore.peer.service import PeerHost, PeerService, register
 from kvstore.peer.transport import SERVICE, Transport, ask_members
 from kvstore.peer.versions import Versions
 from kvstore.rpc import Channel, RpcError, Server, StatusCode
@@ -94,7 +94,10 @@ class RawPeer(PeerServicer):
 async def serving(servicer: PeerServicer) -> AsyncIterator[str]:
     """The URL of a server of peers."""
     server = Server()
-    add_PeerServicer_to_server(servicer, server)  # type: ignore[no-untyped-call]
+    if isinstance(servicer, RawPeer):
+        add_PeerServicer_to_server(servicer, server)  # type: ignore[no-untyped-call]
+    else:
+        register(servicer, server)
     port = await server.listen("127.0.0.1", 0)
     try:
         yield f"http://127.0.0.1:{port}"
@@ -109,14 +112,15 @@ async def eventually(condition: Callable[[], object]) -> None:
         await asyncio.sleep(0.005)
 
 
-async def send(host: Host, batch: bytes, versions: Versions = (1, 2)) -> None:
-    """Send one batch to a member and end the stream. Raises what the member answers."""
+async def send(host: Host, *encoded: bytes, versions: Versions = (1, 2)) -> None:
+    """Send batches to a member and end the stream. Raises what the member answers."""
     async with serving(service(host)) as url:
         channel = Channel(url.removeprefix("http://"))
         try:
             caller = Caller(CLUSTER, THERE, HERE, versions)
             stream = channel.stream(SERVICE + "Messages", metadata=caller.metadata(), timeout=SECONDS)
-            stream.write(batch)
+            for batch in encoded:
+                stream.write(batch)
             stream.half_close()
             while await stream.read():
                 pass
@@ -127,8 +131,8 @@ async def send(host: Host, batch: bytes, versions: Versions = (1, 2)) -> None:
 @pytest.mark.parametrize("sealed", [False, True])
 async def test_a_member_of_both_versions_takes_batches_with_and_without_a_checksum(sealed: bool) -> None:
     host = Host((1, 2))
-    plain = codec.encode_batch([BEAT])
-    await send(host, codec.seal(plain) if sealed else plain)
+    plain = batches.encode_batch([BEAT])
+    await send(host, batches.seal(plain) if sealed else plain)
     assert host.received == [BEAT]
     assert host.told == {THERE: (1, 2)}
 
@@ -136,7 +140,7 @@ async def test_a_member_of_both_versions_takes_batches_with_and_without_a_checks
 @pytest.mark.parametrize("position", [0, 7, -6])
 async def test_what_was_damaged_on_the_way_is_not_taken(position: int) -> None:
     host = Host((2, 2))
-    sealed = bytearray(codec.seal(codec.encode_batch([BEAT, BEAT])))
+    sealed = bytearray(batches.seal(batches.encode_batch([BEAT, BEAT])))
     # The first bytes are the field's tag and length, the last five the checksum and its tag.
     sealed[position + 2 if position >= 0 else position] ^= 0x10
     with pytest.raises(RpcError) as refused:
@@ -148,24 +152,43 @@ async def test_what_was_damaged_on_the_way_is_not_taken(position: int) -> None:
 
 async def test_a_wrong_checksum_is_noticed() -> None:
     host = Host((2, 2))
-    sealed = bytearray(codec.seal(codec.encode_batch([BEAT])))
+    sealed = bytearray(batches.seal(batches.encode_batch([BEAT])))
     sealed[-1] ^= 1
     with pytest.raises(RpcError, match="checksum is wrong"):
         await send(host, bytes(sealed))
     assert host.received == []
 
 
+@pytest.mark.parametrize("bit", range(8))
+async def test_a_batch_that_has_lost_its_seal_is_not_taken(bit: int) -> None:
+    host = Host((2, 2))
+    sealed = bytearray(batches.seal(batches.encode_batch([BEAT])))
+    sealed[0] ^= 1 << bit
+    with pytest.raises(RpcError, match="lost their checksum") as refused:
+        await send(host, bytes(sealed), versions=(2, 2))
+    assert refused.value.code is StatusCode.DATA_LOSS
+    assert host.received == []
+
+
+async def test_after_the_first_batch_with_a_checksum_none_is_taken_without() -> None:
+    host = Host((1, 2))
+    plain = batches.encode_batch([BEAT])
+    with pytest.raises(RpcError, match="lost their checksum"):
+        await send(host, plain, batches.seal(plain), plain)
+    assert host.received == [BEAT, BEAT]
+
+
 async def test_a_member_of_the_first_version_does_not_take_what_it_cannot_read() -> None:
     host = Host((1, 1))
     with pytest.raises(RpcError, match="not of version 1"):
-        await send(host, codec.seal(codec.encode_batch([BEAT])))
+        await send(host, batches.seal(batches.encode_batch([BEAT])))
     assert host.received == []
 
 
 async def test_who_speaks_less_than_the_cluster_is_turned_away() -> None:
     host = Host((2, 2))
     with pytest.raises(RpcError, match=r"the cluster speaks version 2 .* the caller only up to 1; install") as refused:
-        await send(host, codec.encode_batch([BEAT]), versions=(1, 1))
+        await send(host, batches.encode_batch([BEAT]), versions=(1, 1))
     assert refused.value.code is StatusCode.FAILED_PRECONDITION
     assert host.received == []
     assert host.told == {}
@@ -174,7 +197,7 @@ async def test_who_speaks_less_than_the_cluster_is_turned_away() -> None:
 async def test_a_member_left_behind_turns_its_cluster_away() -> None:
     host = Host((1, 1))
     with pytest.raises(RpcError, match=r"the caller's cluster speaks version 2 .* this member only up to 1; install"):
-        await send(host, codec.encode_batch([BEAT]), versions=(2, 2))
+        await send(host, batches.encode_batch([BEAT]), versions=(2, 2))
     assert host.received == []
 
 
@@ -190,7 +213,7 @@ async def test_checksums_are_sent_from_the_moment_on_that_the_cluster_speaks_ver
         spoken[0] = 2
         transport.send(THERE, [BEAT])
         await eventually(lambda: peer.batches[-1].sealed)
-        assert codec.decode_batch(codec.unseal(peer.batches[-1])) == [BEAT]
+        assert batches.decode_batch(batches.unseal(peer.batches[-1].SerializeToString())) == [BEAT]
         await transport.close()
 
 
