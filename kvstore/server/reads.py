@@ -38,6 +38,16 @@ class _Round:
     sent: float
 
 
+@dataclass(slots=True)
+class _Confirmed:
+    """Reads that wait for an index to be applied: since when in all, and since when the disk has been found full."""
+
+    index: int
+    since: float
+    waiters: list[Waiter]
+    full_since: float | None = None
+
+
 def _never() -> bool:
     return False
 
@@ -69,8 +79,7 @@ class ReadRounds:
         self._joining: list[Waiter] = []
         self._joining_since = 0.0
         self._rounds: dict[bytes, _Round] = {}
-        # Index, since when they wait, and who waits for the index to be applied.
-        self._confirmed: list[tuple[int, float, list[Waiter]]] = []
+        self._confirmed: list[_Confirmed] = []
         # What was applied last when reads found it to be too little and the disk full.
         self._stuck_at = -1
         self._applied = 0
@@ -115,19 +124,19 @@ class ReadRounds:
                 elif applied == self._stuck_at and self._disk_full():
                     self._fail(answered.waiters, errors.NoRoomToCatchUp())
                 else:
-                    self._confirmed.append((state.index, answered.since, answered.waiters))
+                    self._confirmed.append(_Confirmed(state.index, answered.since, answered.waiters))
 
     def applied(self, index: int) -> None:
         """Serve the reads that waited for `index` to be applied."""
         self._applied = index
         if not self._confirmed:
             return
-        ready = [waiters for needed, _, waiters in self._confirmed if needed <= index]
+        ready = [row for row in self._confirmed if row.index <= index]
         if ready:
-            self._confirmed = [row for row in self._confirmed if row[0] > index]
+            self._confirmed = [row for row in self._confirmed if row.index > index]
             with self._measure():
-                for waiters in ready:
-                    for waiter in waiters:
+                for row in ready:
+                    for waiter in row.waiters:
                         waiter(None)
 
     def tick(self, now: float) -> None:
@@ -155,16 +164,26 @@ class ReadRounds:
 
     def _give_up_confirmed(self, now: float) -> None:
         disk_full = self._disk_full()
-        longest = FULL_SECONDS if disk_full else self._timeout
-        late = [row for row in self._confirmed if row[1] + longest <= now]
+        late: list[_Confirmed] = []
+        waiting: list[_Confirmed] = []
+        for row in self._confirmed:
+            if not disk_full:
+                row.full_since = None
+                until = row.since + self._timeout
+            else:
+                # Not since it came: the round may have taken long, and what it confirmed be about to be applied.
+                if row.full_since is None:
+                    row.full_since = now
+                until = row.full_since + FULL_SECONDS
+            (late if until <= now else waiting).append(row)
         if not late:
             return
-        self._confirmed = [row for row in self._confirmed if row[1] + longest > now]
+        self._confirmed = waiting
         if disk_full:
             self._stuck_at = self._applied
         error = errors.NoRoomToCatchUp() if disk_full else errors.TimeoutWaitAppliedIndex()
-        for _, _, waiters in late:
-            self._fail(waiters, error)
+        for row in late:
+            self._fail(row.waiters, error)
 
     def restart(self, now: float) -> None:
         """Begin all rounds again: there is a new leader, the old one's answers will not come."""
@@ -175,7 +194,7 @@ class ReadRounds:
 
     def fail_all(self, error: errors.KvstoreError) -> None:
         """Fail everything: the member stops."""
-        late = [self._joining, *(r.waiters for r in self._rounds.values()), *(w for _, _, w in self._confirmed)]
+        late = [self._joining, *(r.waiters for r in self._rounds.values()), *(r.waiters for r in self._confirmed)]
         self._joining, self._confirmed = [], []
         self._rounds.clear()
         for waiters in late:

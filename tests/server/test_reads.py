@@ -109,9 +109,35 @@ def test_a_read_does_not_wait_for_what_a_full_disk_keeps_from_being_applied() ->
     rounds.join("a")
     rounds.reads.begin(0.0)
     rounds.reads.confirmed([ReadState(9, rounds.contexts[0])], applied=7)
+    rounds.reads.tick(0.0)
     rounds.reads.tick(FULL_SECONDS - 0.01)
     assert rounds.outcomes == {}
     rounds.reads.tick(FULL_SECONDS)
+    assert rounds.kinds() == {"a": errors.NoRoomToCatchUp}
+
+
+def test_a_round_that_took_long_leaves_as_much_time_to_apply_what_it_confirmed() -> None:
+    rounds = FullRounds()
+    rounds.join("a")
+    rounds.reads.begin(0.0)
+    rounds.reads.tick(0.4)
+    rounds.reads.confirmed([ReadState(9, rounds.contexts[0])], applied=7)
+    rounds.reads.tick(0.4)
+    assert rounds.outcomes == {}
+    rounds.reads.applied(9)
+    assert rounds.outcomes == {"a": None}
+
+
+def test_a_disk_that_fills_again_while_a_read_waits_is_given_its_time_again() -> None:
+    rounds = FullRounds()
+    rounds.join("a")
+    rounds.reads.begin(0.0)
+    rounds.reads.confirmed([ReadState(9, rounds.contexts[0])], applied=7)
+    for full, now in ((True, 0.0), (False, 0.1), (True, FULL_SECONDS)):
+        rounds.full = full
+        rounds.reads.tick(now)
+    assert rounds.outcomes == {}
+    rounds.reads.tick(2 * FULL_SECONDS)
     assert rounds.kinds() == {"a": errors.NoRoomToCatchUp}
 
 
@@ -121,6 +147,7 @@ def test_a_read_at_a_member_known_to_be_stuck_does_not_wait_at_all() -> None:
         rounds.join(name)
         rounds.reads.begin(0.0)
         rounds.reads.confirmed([ReadState(9, rounds.contexts[-1])], applied=7)
+        rounds.reads.tick(0.0)
         rounds.reads.tick(FULL_SECONDS)
     rounds.outcomes.clear()
     rounds.join("at once")
@@ -138,6 +165,7 @@ def test_a_member_that_goes_on_applying_lets_reads_wait_again() -> None:
     rounds.join("stuck")
     rounds.reads.begin(0.0)
     rounds.reads.confirmed([ReadState(9, rounds.contexts[-1])], applied=7)
+    rounds.reads.tick(0.0)
     rounds.reads.tick(FULL_SECONDS)
     for name, applied in (("it went on", 8), ("there is room", 8)):
         rounds.reads.applied(applied)
