@@ -24,7 +24,7 @@ scenarios
   leader-failures  the leader killed, cut off and paused, --times times each (20)
   minority-lost    as many members as can be spared gone for good, and replaced with kvctl
   all-killed       every member killed at once, --times times (50)
-  disk-full        no space left at all members, at one follower, at the leader
+  disk-full        no space left at all members, at a majority, at one follower, at the leader
 
 examples
   python -m tests.chaos --members 3 --seconds 60 --seed 7

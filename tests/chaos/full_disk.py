@@ -1,4 +1,4 @@
-"""No space left: at one follower, at the leader, at all members. What docs/operations.md says must hold.
+"""No space left: at all members, at a majority, at one follower, at the leader. What docs/operations.md says must hold.
 
 Who has no room refuses writes with NOSPACE, says so among its alarms, and cannot store what the others still write.
 Reads go on all the time at every member, both kinds. Once there is room all is as before, without anybody's doing.
@@ -47,8 +47,9 @@ ROUND_SECONDS = 0.1
 by watches, on a busy machine, too."""
 
 CALL_SECONDS = 10.0
-READ_SECONDS = 3.0
-"""How long a read may take: the leader may just have handed the lead on."""
+READ_SECONDS = 5.0
+"""How long a read may take: the leader may just have handed the lead on, and a member that cannot serve it asks the
+others, up to 1.5 s each."""
 
 READ_INTERVAL = 0.05
 RECOVERED_SECONDS = 30.0
@@ -59,15 +60,16 @@ FILLER_BYTES = 256 << 10
 
 
 def disk_full(nemesis: Nemesis) -> None:
-    """Each of the three, one after the other.
+    """One after the other.
 
-    First that in which a majority has no room, while all members have as few freed pages: one that had many more than
-    the others would come to timeouts instead, for a majority has to store what it takes.
+    First that in which nobody has room, while all members have as few freed pages: one that had many more than the
+    others would come to timeouts instead, for a majority has to store what it takes.
     """
     cluster = nemesis.cluster
     nemesis.pass_time(2.0)
     cases: Sequence[tuple[str, Callable[[], list[Member]]]] = (
         ("every member's", lambda: list(cluster.members)),
+        ("a majority's", lambda: [cluster.leader(), *cluster.followers()[: len(cluster.members) // 2]]),
         ("a follower's", lambda: cluster.followers()[:1]),
         ("the leader's", lambda: [cluster.leader()]),
     )
