@@ -50,14 +50,8 @@ VALUES: Final = (
 )
 
 
-def sessions() -> st.SearchStrategy[Any]:
-    """Valid calls, and what becomes of their frames: (calls, changes of frames, changes of bytes, size of reads)."""
-    call = st.tuples(
-        st.sampled_from(PATHS),
-        st.lists(st.tuples(st.sampled_from(FIELDS), st.sampled_from(VALUES)), max_size=2),
-        st.lists(st.binary(max_size=40), max_size=3),
-        st.booleans(),
-    )
+def disorder() -> st.SearchStrategy[Any]:
+    """What is done to frames: strange ones among them, floods, another order."""
     stream_id = st.sampled_from((0, 1, 2, 3, 5, 7, (1 << 31) - 1, 1 << 31))
     strange = st.tuples(st.just("frame"), st.integers(0, 12), st.integers(0, 255), stream_id, st.binary(max_size=30))
     flood = st.tuples(
@@ -84,9 +78,20 @@ def sessions() -> st.SearchStrategy[Any]:
         st.just(0),
         st.just(b""),
     )
+    return st.lists(st.one_of(strange, flood, order), max_size=4)
+
+
+def sessions() -> st.SearchStrategy[Any]:
+    """Valid calls, and what becomes of their frames: (calls, changes of frames, changes of bytes, size of reads)."""
+    call = st.tuples(
+        st.sampled_from(PATHS),
+        st.lists(st.tuples(st.sampled_from(FIELDS), st.sampled_from(VALUES)), max_size=2),
+        st.lists(st.binary(max_size=40), max_size=3),
+        st.booleans(),
+    )
     return st.tuples(
         st.lists(call, min_size=1, max_size=4),
-        st.lists(st.one_of(strange, flood, order), max_size=4),
+        disorder(),
         changes(3),
         st.sampled_from((1 << 16, 1 << 16, 100, 7)),
     )
@@ -100,10 +105,11 @@ def session_bytes(calls: Sequence[Any], strange: Sequence[Any], made: Sequence[C
         for number, message in enumerate(messages):
             client.send_data(stream_id, frame(message), end_stream=end and number == len(messages) - 1)
     data = client.data_to_send(1 << 24)
-    return spoil(data[: len(PREFACE)] + _rearranged(data[len(PREFACE) :], strange), made)
+    return spoil(data[: len(PREFACE)] + rearranged(data[len(PREFACE) :], strange), made)
 
 
-def _rearranged(data: bytes, strange: Sequence[Any]) -> bytes:
+def rearranged(data: bytes, strange: Sequence[Any]) -> bytes:
+    """Whole frames, after what is done to some of them, as disorder() tells it."""
     found: list[bytes] = []
     while data:
         size = 9 + int.from_bytes(data[:3], "big")
@@ -130,7 +136,7 @@ def _rearranged(data: bytes, strange: Sequence[Any]) -> bytes:
     return b"".join(found)
 
 
-def _exchange() -> Exchange:
+def exchange_of_all_kinds() -> Exchange:
     """A server that answers at once, in pieces, and never."""
 
     def chat(requests: Any, context: Any) -> Promise[None]:
@@ -160,7 +166,7 @@ def _exchange() -> Exchange:
 def check_session(value: Any) -> None:
     """A server's connection takes anything: it may end, but nothing escapes it and nothing is left of it."""
     calls, strange, made, size = value
-    exchange, repair = _exchange(), AuthorityRepair()
+    exchange, repair = exchange_of_all_kinds(), AuthorityRepair()
     connection = exchange.server
     received = sent = 0
     for piece in pieces(session_bytes(calls, strange, made), size):
