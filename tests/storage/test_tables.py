@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import itertools
+import random
 import tempfile
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from kvstore.storage import backend as backends
-from kvstore.storage.batch import APPEND, DUP, TableSpec, WriteBatch
+from kvstore.storage.batch import APPEND, DUP, ROOM, SEALED, TableSpec, WriteBatch
+from kvstore.storage.engine import EngineOptions
+from kvstore.storage.errors import CorruptStore
 from kvstore.storage.overlay import Remains, SortedKeys
 from kvstore.storage.table import Table
 
@@ -221,3 +226,94 @@ def test_a_table_hands_on_what_it_forgets() -> None:
     table.drop_frozen(remains)
     assert table.changes() == 0
     assert remains
+
+
+@pytest.fixture(params=[SEALED, ROOM])
+def backend(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[backends.Backend]:
+    options = backends.BackendOptions(engine=EngineOptions(unsafe_no_fsync=True))
+    made = backends.open_inline(tmp_path, [TableSpec("rows", seal=request.param)], options)
+    yield made
+    assert made._env.engine is not None
+    made._env.engine.close()
+
+
+# Small ones, of which many are checked together, among such as are checked one by one.
+ROWS = {
+    b"%03d" % number + b"k" * (number % 7): random.Random(number).randbytes(
+        (5, 300, 40, 1000, 1020, 2000, 5, 310, 6000)[number % 9]
+    )
+    for number in range(100)
+}
+
+
+def rewrite(backend: backends.Backend, rows: list[tuple[bytes, bytes]]) -> None:
+    """Store rows as they are, seals and all."""
+    assert backend._env.engine is not None
+    env = backend._env.engine.env
+    with env.begin(write=True, db=env.open_db(b"rows")) as txn:
+        for key, stored in rows:
+            assert txn.put(key, stored)
+    backend._rebase()
+
+
+def stored_rows(backend: backends.Backend) -> list[tuple[bytes, bytes]]:
+    """Flush ROWS; how they are stored then."""
+    backend.table("rows").active.update(ROWS)
+    backend.flush()
+    assert backend._env.engine is not None
+    env = backend._env.engine.env
+    with env.begin(db=env.open_db(b"rows")) as txn:
+        return list(txn.cursor())
+
+
+def reads(table: Table) -> list[Callable[[], object]]:
+    return [
+        lambda: table.items(b"", None),
+        lambda: table.items(b"", None, 1000),
+        lambda: table.items_back(b"", None),
+        lambda: table.rows(list(ROWS)),
+    ]
+
+
+def test_a_bit_that_has_flipped_is_found_in_whichever_row_of_a_list_it_is(backend: backends.Backend) -> None:
+    table, chance = backend.table("rows"), random.Random(1)
+    stored = stored_rows(backend)
+    taken = [(key, value if table.spec.seal == SEALED else value[:-4]) for key, value in table.items(b"", None)]
+    assert taken == [(key, value if table.spec.seal == SEALED else value[:-4]) for key, value in ROWS.items()]
+    for key, intact in stored:
+        # Its first byte, the last one of its seal, and any other.
+        for at in (0, len(intact) - 1, chance.randrange(len(intact))):
+            damaged = bytearray(intact)
+            damaged[at] ^= 1 << chance.randrange(8)
+            rewrite(backend, [(key, bytes(damaged))])
+            for read in reads(table):
+                with pytest.raises(CorruptStore, match=f"the row of {key!r} "):
+                    read()
+        rewrite(backend, [(key, intact)])
+    assert len(table.items(b"", None)) == len(ROWS)
+
+
+def test_rows_that_have_changed_places_are_found(backend: backends.Backend) -> None:
+    table = backend.table("rows")
+    stored = stored_rows(backend)
+    for first, second in ((0, 1), (0, 2), (0, 6), (1, 7), (7, 8), (40, 94)):
+        (key, value), (other_key, other_value) = stored[first], stored[second]
+        rewrite(backend, [(key, other_value), (other_key, value)])
+        for read in reads(table):
+            with pytest.raises(CorruptStore, match="the row of "):
+                read()
+        rewrite(backend, [(key, value), (other_key, other_value)])
+    assert len(table.items(b"", None)) == len(ROWS)
+
+
+def test_the_same_bits_flipped_in_two_rows_do_not_make_up_for_each_other(backend: backends.Backend) -> None:
+    table = backend.table("rows")
+    stored = stored_rows(backend)
+    small = [row for row in stored if len(row[1]) < 400][:20]
+    for first, second in itertools.combinations(small, 2):
+        flipped = [(key, value[:-1] + bytes([value[-1] ^ 0x10])) for key, value in (first, second)]
+        rewrite(backend, flipped)
+        with pytest.raises(CorruptStore, match=f"the row of {first[0]!r} "):
+            table.items(b"", None)
+        rewrite(backend, [first, second])
+    assert len(table.items(b"", None)) == len(ROWS)
