@@ -49,6 +49,8 @@ def main() -> int:
                 failed.append(seed)
     except KeyboardInterrupt:
         print("interrupted: every process was ended", flush=True)
+        if not arguments.out:
+            shutil.rmtree(out)
         return 130
     if len(arguments.seeds) > 1:
         print(
@@ -136,7 +138,8 @@ def say(line: str) -> None:
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
-    """SIGTERM ends a run as ctrl-C does: with nothing left behind."""
+    """SIGTERM ends a run as ctrl-C does: with nothing left behind. Once: what it leaves to do is done."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     raise KeyboardInterrupt
 
 

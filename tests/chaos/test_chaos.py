@@ -17,6 +17,7 @@ from tests.chaos.verdict import Verdict
 from tests.chaos.worker import Orders
 from tests.cluster.harness import from_environment, wait_until
 from tests.cluster.harness.binary import REPOSITORY
+from tests.cluster.harness.leftovers import alive, mentioning
 from tests.history.model import Outcome
 
 os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
@@ -88,24 +89,3 @@ def test_a_worker_ends_when_nobody_is_left_to_ask_it(tmp_path: Path) -> None:
         assert worker._process.stdin is not None
         worker._process.stdin.close()
         assert worker._process.wait(30) == 0
-
-
-def mentioning(directory: Path) -> list[int]:
-    """The processes whose command line has a directory in it."""
-    found = []
-    for entry in Path("/proc").glob("[0-9]*/cmdline"):
-        try:
-            if str(directory).encode() in entry.read_bytes():
-                found.append(int(entry.parent.name))
-        except OSError:
-            continue  # It has ended meanwhile.
-    return found
-
-
-def alive(pid: int) -> bool:
-    """Whether a process is there; one that has ended and was not awaited yet is not."""
-    try:
-        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    except OSError:
-        return False
-    return state != "Z"

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import shutil
+import signal
 import sys
 import tempfile
 import time
 from collections import Counter
 from pathlib import Path
+from types import FrameType
 
 from tests.crash import damage, kill, power
 from tests.crash.catch_up import Straggler
@@ -19,7 +22,7 @@ from tests.faultfs import NoCompiler
 
 
 def main() -> int:
-    """The exit status: 0 if nothing was lost."""
+    """The exit status: 0 if nothing was lost, 130 if it was interrupted: no process is left then, and no directory."""
     parser = argparse.ArgumentParser(prog="python -m tests.crash", description=__doc__)
     parser.add_argument("--directory", type=Path, help="where members live, and what is left of a failure")
     commands = parser.add_subparsers(dest="command", required=True)
@@ -40,17 +43,34 @@ def main() -> int:
         tempfile.mkdtemp(prefix="kvstore-crash-", dir=fast_place(Path(tempfile.gettempdir())))
     )
     print(f"in {directory}", flush=True)
+    signal.signal(signal.SIGTERM, _interrupt)
     try:
-        if arguments.command == "kill":
-            return _kill(directory, arguments.points, arguments.jobs)
-        if arguments.command == "catch-up":
-            return _catch_up(directory, arguments.points)
-        if arguments.command == "damage":
-            return _damage(directory, arguments.flips, arguments.seed, arguments.keys)
-        return _cut_power(directory, arguments.cuts, arguments.seeds)
+        status = _run(arguments, directory)
     except NoCompiler as reason:
         print(reason, file=sys.stderr)
-        return 2
+        status = 2
+    except KeyboardInterrupt:
+        print("interrupted: every process was ended", flush=True)
+        status = 130
+    if arguments.directory is None and status in (0, 130):
+        shutil.rmtree(directory)
+    return status
+
+
+def _run(arguments: argparse.Namespace, directory: Path) -> int:
+    if arguments.command == "kill":
+        return _kill(directory, arguments.points, arguments.jobs)
+    if arguments.command == "catch-up":
+        return _catch_up(directory, arguments.points)
+    if arguments.command == "damage":
+        return _damage(directory, arguments.flips, arguments.seed, arguments.keys)
+    return _cut_power(directory, arguments.cuts, arguments.seeds)
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    """SIGTERM ends a run as ctrl-C does: with nothing left behind. Once: what it leaves to do is done."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    raise KeyboardInterrupt
 
 
 def _kill(directory: Path, count: int, jobs: int) -> int:

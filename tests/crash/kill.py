@@ -8,8 +8,9 @@ the history, where it must be as if nothing had happened.
 from __future__ import annotations
 
 import shutil
+import threading
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from itertools import product
 from pathlib import Path
@@ -18,6 +19,9 @@ from tests.crash.history import History
 from tests.crash.observe import Lost
 from tests.crash.victim import Victim
 from tests.faultfs import trace
+
+_AGAIN_SECONDS = 0.2
+"""Between two attempts to end a member that a run may just be starting again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,12 +80,20 @@ def spread(run: Undisturbed, count: int) -> list[Point]:
     return [Point(number, kind, *ways[place % len(ways)]) for place, (number, kind) in enumerate([*rare, *evenly])]
 
 
-def kill_at(directory: Path, history: History, point: Point, wanted: tuple[int, int]) -> bool:
+def kill_at(
+    directory: Path,
+    history: History,
+    point: Point,
+    wanted: tuple[int, int],
+    begun: Callable[[Victim], None] = lambda victim: None,
+) -> bool:
     """One run. Whether the member was killed at all; runs differ a little in what they write.
 
-    Raises Lost if something acknowledged is not there afterwards; the directory is left then.
+    begun: is told who will be killed before it is started. Raises Lost if something acknowledged is not there
+    afterwards; the directory is left then.
     """
     with Victim(directory, history) as victim:
+        begun(victim)
         victim.faults.kill_at(point.operation, kind=point.kind, after=point.after, everyone=point.everyone)
         try:
             found = victim.go_through()
@@ -104,16 +116,41 @@ def kill_at_each(
 ) -> tuple[int, list[str]]:
     """All the runs, so many at a time: how many members were killed, and what was lost. run: to compare them with."""
 
+    victims: list[Victim] = []
+    broken_off = threading.Event()
+
+    def begun(victim: Victim) -> None:
+        victims.append(victim)
+        if broken_off.is_set():
+            raise Lost("the run was broken off")
+
     def one(numbered: tuple[int, Point]) -> tuple[bool, str]:
         number, point = numbered
         try:
-            killed = kill_at(directory / f"point-{number}", history, point, run.hash)
+            killed = kill_at(directory / f"point-{number}", history, point, run.hash, begun)
         except Lost as error:
-            tell(f"LOST  {point}: {str(error).splitlines()[0]}")
+            if not broken_off.is_set():
+                tell(f"LOST  {point}: {str(error).splitlines()[0]}")
             return True, str(error)
         tell(f"{'held' if killed else 'not reached'}  {point} ({run.describe(point)})")
         return killed, ""
 
     with ThreadPoolExecutor(jobs) as pool:
-        results = list(pool.map(one, enumerate(points)))
+        runs = [pool.submit(one, numbered) for numbered in enumerate(points)]
+        try:
+            results = [each.result() for each in runs]
+        except BaseException:
+            broken_off.set()
+            _break_off(runs, victims)
+            raise
     return sum(killed for killed, _ in results), [text for _, text in results if text]
+
+
+def _break_off(runs: Sequence[Future[tuple[bool, str]]], victims: Sequence[Victim]) -> None:
+    """End the runs that have begun, whatever they are just doing, and begin no other."""
+    for each in runs:
+        each.cancel()
+    begun = [each for each in runs if not each.cancelled()]
+    while wait(begun, _AGAIN_SECONDS).not_done:
+        for victim in victims:
+            victim.end()

@@ -62,6 +62,12 @@ class Victim:
         self._cluster.close()
         self.faults.close()
 
+    def end(self) -> None:
+        """End its processes, whoever is waiting for them; may be called from another thread."""
+        process = self.member.process
+        if process is not None:
+            process.kill_group()
+
     def go_through(self) -> tuple[int, int]:
         """Take every step; come back once if killed. Returns the hash of the history as it is then.
 
