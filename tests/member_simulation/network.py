@@ -494,7 +494,9 @@ class ServerEnd:
         self._call.server_finished()
 
     def _decode(self, message: bytes) -> Any:
-        return self._handler.request_deserializer(message)
+        decode = self._handler.request_deserializer
+        # As for gRPC: a method without a codec takes bytes.
+        return message if decode is None else decode(message)
 
     def _encode(self, message: Any) -> bytes:
         encoded: bytes = message if type(message) is bytes else self._handler.response_serializer(message)
