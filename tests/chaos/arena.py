@@ -38,7 +38,7 @@ JOIN_REFUSED = (
 """With what a member that joins gives up, as documented, while those that know it are down."""
 
 
-DISARM = AlarmRequest(action=AlarmRequest.DEACTIVATE, alarm=AlarmType.NOSPACE)
+NO_SPACE = AlarmRequest(action=AlarmRequest.GET, alarm=AlarmType.NOSPACE)
 
 
 class NotNow(Exception):
@@ -112,7 +112,7 @@ class Arena:
         self._excused: set[str] = set()
         self._joining: dict[str, Joining] = {}
         self._added = 0
-        self._alarm_expected = False
+        self._room_expected = False
         self._rooms = 0
         self._ledger = Ledger(Recorder())
 
@@ -180,9 +180,9 @@ class Arena:
             raise NotNow("there is no fault layer on this machine")
         return layer
 
-    def expect_alarm(self) -> None:
-        """What was done may have raised the alarm for space: it is to be disarmed once there is room again."""
-        self._alarm_expected = True
+    def expect_room(self) -> None:
+        """What was done may have raised alarms for space: all of them are to go once there is room again."""
+        self._room_expected = True
 
     def set_links(self, pairs: Pairs | Iterable[tuple[str, str]], condition: Condition) -> None:
         self.background.call(self.network.set, list(pairs), condition)
@@ -250,22 +250,22 @@ class Arena:
             self._wait_served(member, timeout)
         self._excused.clear()
         self.cluster.introduce()
-        if self._alarm_expected:
-            self._disarm(timeout)
-            self._alarm_expected = False
+        if self._room_expected:
+            self._wait_room(timeout)
+            self._room_expected = False
 
-    def _disarm(self, timeout: float) -> None:
-        """What docs/operations.md says after a full disk: take back the alarm, until writes go through everywhere."""
+    def _wait_room(self, timeout: float) -> None:
+        """Wait until writes go through everywhere: by itself, as docs/operations.md says. Nobody disarms anything."""
 
-        def writable() -> bool:
+        def has_room() -> bool:
             for member in self.cluster.members:
-                member.client.maintenance.Alarm(DISARM, timeout=5.0)
                 self._rooms += 1
                 room = PutRequest(key=b"room", value=f"{member.name}-{self._rooms}".encode())
                 self.recorded(member.client.kv.Put, room, 5.0)
-            return True
+            alarms = [member.client.maintenance.Alarm(NO_SPACE, timeout=5.0).alarms for member in self.cluster.members]
+            return not any(alarms)
 
-        wait_until(writable, "writes are taken again once there is room", timeout)
+        wait_until(has_room, "all members take writes once there is room, and no alarm says otherwise", timeout)
 
     def _wait_served(self, member: Member, timeout: float) -> None:
         try:

@@ -71,4 +71,4 @@ def disk_full(arena: Arena, chance: random.Random) -> Iterator[str]:
         yield f"left {left >> 10} KiB on the disk of {named(members)}"
         for member in members:
             arena.layer(member).leave_space(None)
-    arena.expect_alarm()
+    arena.expect_room()
