@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kvstore.mvcc import encoding
-from kvstore.pb import kv_pb2
+from kvstore.pb import kv_pb2, rpc_pb2
 from kvstore.wire import length_prefixed
 
 NUMBERS = st.one_of(st.integers(1, 300), st.sampled_from([127, 128, 16383, 16384, 2**28 - 1, 2**28, 2**35, 2**63 - 1]))
@@ -35,6 +35,31 @@ def test_a_version(size: int, value_size: int, create: int, mod: int, version: i
     message.ClearField("value")
     assert encoding.without_value(row) == framed(message)
     assert encoding.without_values([(key, row), (key, row)]) == 2 * framed(message)
+
+
+VERSIONS = st.builds(
+    kv_pb2.KeyValue,
+    key=st.binary(min_size=1, max_size=3) | SIZES.map(bytes),
+    value=st.binary(max_size=3) | SIZES.map(bytes),
+    create_revision=NUMBERS,
+    mod_revision=NUMBERS,
+    version=NUMBERS,
+    lease=st.just(0) | INT64,
+)
+
+
+@given(st.lists(st.tuples(VERSIONS, st.integers(0, 2), st.integers(1, 3)), max_size=8))
+def test_many_versions_without_their_values(versions: list[tuple[kv_pb2.KeyValue, int, int]]) -> None:
+    rows, expected = [], rpc_pb2.RangeResponse()
+    for kv, sub, times in versions:
+        _, row = encoding.encode_version(
+            kv.key, kv.value, kv.create_revision, kv.mod_revision, kv.version, kv.lease, sub
+        )
+        rows += times * [(kv.key, row)]
+        for _ in range(times):
+            expected.kvs.add().CopyFrom(kv)
+            expected.kvs[-1].ClearField("value")
+    assert encoding.without_values(rows) == expected.SerializeToString()
 
 
 @given(st.lists(SIZES, min_size=1, max_size=4), NUMBERS)
