@@ -177,6 +177,15 @@ async def _grant_short_leases(server: Server) -> None:
     await server.in_order(requests.LEASE_GRANT, [grant] * server.bulk)
 
 
+async def _read_everything_and_grant(server: Server) -> None:
+    await _read_everything(server)
+    await _grant_short_leases(server)
+
+
+async def _compact_defragment_and_copy(server: Server) -> None:
+    await asyncio.gather(_compact(server), _defragment(server), _snapshot(server))
+
+
 async def _watch_history(server: Server) -> None:
     revision = await server.revision()
     create = pb.WatchCreateRequest(key=BULK.key(0), range_end=BULK.end, start_revision=max(2, revision - 20_000))
@@ -193,7 +202,9 @@ async def _open_watches(server: Server) -> None:
 
 
 def table() -> tuple[Disturbance, ...]:
-    """All of them; the first is none, to compare with."""
+    """All of them; the first is none, to compare with, and the last what goes on in a busy member at any time:
+    compaction, log truncation, defragmentation, snapshots and the expiry of leases.
+    """
     return (
         Disturbance("nothing", _nothing),
         Disturbance("compaction", _compact, repeats=True),
@@ -207,6 +218,13 @@ def table() -> tuple[Disturbance, ...]:
         Disturbance("deletion of a range", _delete_bulk, prepare=_put_bulk),
         Disturbance("revocation of a lease", _revoke, prepare=_put_bulk_on_a_lease),
         Disturbance("expiry of leases", _nothing, prepare=_grant_short_leases),
+        Disturbance(
+            "five at once",
+            _compact_defragment_and_copy,
+            prepare=_read_everything_and_grant,
+            repeats=True,
+            flags=CUT_OFTEN,
+        ),
     )
 
 
