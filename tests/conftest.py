@@ -17,6 +17,7 @@ LONGEST_FIRST = (
     "tests/member_simulation/test_member_simulation.py",
     "tests/simulation/",
     "tests/crash/test_kill.py",
+    "tests/chaos/test_scenarios.py",
     "tests/chaos/test_chaos.py",
     "tests/cluster/test_cluster_faults.py",
     "tests/cluster/test_cluster_reconfiguration.py",
@@ -41,10 +42,12 @@ members stay together."""
 
 APART = (
     "tests/crash/test_catch_up.py",
+    "tests/crash/test_interruption.py",
     "tests/crash/test_kill.py",
     "tests/crash/test_power.py",
     "tests/chaos/test_chaos.py",
     "tests/chaos/test_joining.py",
+    "tests/chaos/test_scenarios.py",
     "tests/history/test_history_checks.py",
     "tests/known_faults/test_membership.py",
     "tests/known_faults/test_storage.py",

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import TypeVar
 
 from tests.chaos.nemesis import Nemesis
@@ -19,12 +20,13 @@ T = TypeVar("T")
 
 COMMAND_SECONDS = 30.0
 PROMOTED_SECONDS = 60.0
-SERVICE_GAP_SECONDS = 3.0
-"""Without an answered write, at most: members that go may have led; the steps themselves must not be felt."""
 
 
-def minority_lost(nemesis: Nemesis) -> None:
-    """Lose all that can be spared at once, the leader among them; then replace one after the other."""
+def minority_lost(nemesis: Nemesis, served_within: float) -> None:
+    """Lose all that can be spared at once, the leader among them; then replace one after the other.
+
+    served_within: seconds without an answered write that are allowed: members that go may have led.
+    """
     cluster = nemesis.cluster
     nemesis.pass_time(2.0)
     leader = cluster.leader()
@@ -39,21 +41,22 @@ def minority_lost(nemesis: Nemesis) -> None:
             member.wipe()
         nemesis.pass_time(6.0)
 
-    _watched(nemesis, f"{names} gone for good", lose)
+    _watched(nemesis, served_within, f"{names} gone for good", lose)
     survivors = [member for member in cluster.members if member not in lost]
     for member in lost:
-        _watched(nemesis, f"{member.name} replaced", lambda: _replace(nemesis, survivors, member, ids[member.name]))  # noqa: B023
+        replace = partial(_replace, nemesis, survivors, member, ids[member.name])
+        _watched(nemesis, served_within, f"{member.name} replaced", replace)
     nemesis.arena.settle()
     nemesis.pass_time(3.0)
 
 
-def _watched(nemesis: Nemesis, what: str, step: Callable[[], None]) -> None:
+def _watched(nemesis: Nemesis, served_within: float, what: str, step: Callable[[], None]) -> None:
     """Take a step; the service must not be away for longer than it may."""
     began = time.monotonic()
     step()
     silence = nemesis.probe.longest_silence(began, time.monotonic())
     nemesis.say(f"{what}: {time.monotonic() - began:.1f} s, no write for {silence:.2f} s")
-    assert silence < SERVICE_GAP_SECONDS, f"{what}: no write was answered for {silence:.2f} s"
+    assert silence < served_within, f"{what}: no write was answered for {silence:.2f} s"
 
 
 def _replace(nemesis: Nemesis, survivors: list[Member], lost: Member, lost_id: int) -> None:

@@ -22,12 +22,16 @@ ALL_KILLED_TIMES = 50
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """seconds, faults: of `mixed`. times: how often a fault strikes elsewhere; None is the scenario's own number."""
+    """seconds, faults: of `mixed`. times: how often a fault strikes elsewhere; None is the scenario's own number.
+
+    served_within: seconds without an answered write that are allowed when members are gone.
+    """
 
     seconds: float
     seed: int
     faults: tuple[str, ...]
     times: int | None = None
+    served_within: float = SERVED_WITHIN
 
 
 def mixed(nemesis: Nemesis, plan: Plan) -> None:
@@ -54,8 +58,8 @@ def leader_failures(nemesis: Nemesis, plan: Plan) -> None:
             strike = Strike((fault,), (chance.getrandbits(32),), 0.0, SERVED_WITHIN + 1.0, chance.uniform(0.5, 1.5))
             silences.append(nemesis.strike(strike).silent)
         told = f"{fault}: writes answered again after {median(silences):.2f} s (median), {max(silences):.2f} s (worst)"
-        nemesis.say(f"{told}, {sum(silence < SERVED_WITHIN for silence in silences)} of {len(silences)} in time")
-        if max(silences) >= SERVED_WITHIN:
+        nemesis.say(f"{told}, {sum(silence < plan.served_within for silence in silences)} of {len(silences)} in time")
+        if max(silences) >= plan.served_within:
             late.append(told)
     assert not late, "; ".join(late)
 
@@ -73,7 +77,7 @@ def all_killed(nemesis: Nemesis, plan: Plan) -> None:
 SCENARIOS: Mapping[str, Callable[[Nemesis, Plan], None]] = {
     "mixed": mixed,
     "leader-failures": leader_failures,
-    "minority-lost": lambda nemesis, _: minority_lost(nemesis),
+    "minority-lost": lambda nemesis, plan: minority_lost(nemesis, plan.served_within),
     "all-killed": all_killed,
     "disk-full": lambda nemesis, _: disk_full(nemesis),
 }
