@@ -29,6 +29,7 @@ COMPILED = (
             "frames",
             "journal",
             "journaled",
+            "leaves",
             "messages",
             "overlay",
             "sectors",

@@ -22,6 +22,7 @@ from kvstore.storage.batch import TableSpec, WriteStats
 from kvstore.storage.datadir import DataDirectory
 from kvstore.storage.engine import EngineOptions
 from kvstore.storage.errors import CorruptStore, DiskFull
+from kvstore.storage.helper import LookAtRest
 from kvstore.storage.wal import WalOptions
 from kvstore.storage.writer import WriterEvents
 
@@ -53,7 +54,10 @@ class MemberStorage:
             config.wal_dir,
             accept=lambda meta: check_stored(meta, config.highest_protocol, config.data_dir),
         )
+        self._look: LookAtRest | None = None
         try:
+            if self.directory.unseen:
+                self._look = LookAtRest(self.directory.db, self.directory.unseen, _looking)
             engine = EngineOptions(unsafe_no_fsync=config.unsafe_no_fsync)
             keep_open = self.directory.descriptors
             self.wal = surroundings.open_log(
@@ -78,15 +82,37 @@ class MemberStorage:
                 keep_open,
             )
         except BaseException:
+            self._end_look()
             self.directory.close()
             raise
         self.backend.on_damage = partial(_damaged, disk)
 
+    async def looked_at(self) -> None:
+        """Wait until every page of the state has been looked at: nothing is to be read from it or applied before.
+
+        Raises CorruptStore.
+        """
+        if self._look is not None:
+            try:
+                await self._look.wait()
+            finally:
+                self._end_look()
+
     async def close(self) -> None:
         """Flush and end everything."""
+        self._end_look()
         await self.backend.close()
         await self.wal.close()
         self.directory.close()
+
+    def _end_look(self) -> None:
+        if self._look is not None:
+            self._look.close()
+            self._look = None
+
+
+def _looking(percent: int) -> None:
+    structlog.get_logger("kvstore.storage").info("looking at the pages of the state before it is read", percent=percent)
 
 
 def _events(

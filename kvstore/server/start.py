@@ -65,6 +65,7 @@ async def start_member(config: Config, metrics: Metrics, surroundings: Surroundi
     try:
         identity, origin = await _identify(config, storage, surroundings)
         await _reconciled(storage, failed)
+        await storage.looked_at()
         peer_times = PeerTimes(metrics)
         lifecycle = assemble(
             Foundation(config, identity, storage, disk, fail, metrics, peer_times, surroundings),

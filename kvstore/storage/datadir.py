@@ -17,7 +17,8 @@ enough: the state is written before the log when a member begins and when a snap
 - The state is ahead of the log: a snapshot was put in place and the log not started over. Wal.reconcile() does it.
 - Log and state are of different formats: an upgrade of the directory was interrupted. Do its last step again.
 
-A directory that is refused is not changed, not even by the note of who has locked it.
+A directory that is refused is not changed, not even by the note of who has locked it. Before anything in it is read its
+pages are looked at (at_rest.py); large tables of the state are left to whoever opens it.
 
 Knows no raft and no cluster: identities are numbers that come from outside.
 """
@@ -29,13 +30,14 @@ import os
 import shutil
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Protocol
 
 import lmdb
 
 from kvstore.storage import journal
+from kvstore.storage.at_rest import Unseen, check_environment, check_tables
 from kvstore.storage.backend import Backend
 from kvstore.storage.convert import SEALED_FORMAT
 from kvstore.storage.engine import LEFTOVERS, sync_directory, sync_name
@@ -57,6 +59,9 @@ from kvstore.storage.wal import Wal
 
 MEMBER: Final = "member"
 
+MOST_PAGES: Final = 4000
+"""Of a table of the state that is looked at while its directory is opened: some 15 ms."""
+
 _LOCK: Final = "LOCK"
 _SECONDS_BETWEEN_TRIES: Final = 0.05
 
@@ -73,6 +78,7 @@ class DataDirectory:
 
     wal, db, incoming: the directories, all on disk. identity: whose data it is; None for a member that never got
     through its first start. descriptors: to be inherited by the writers, so that the lock lasts as long as they do.
+    unseen: tables of the state that are to be looked at (helper.LookAtRest) before anything in them is read or changed.
     """
 
     def __init__(self, path: Path, wal: Path, locks: list[int]) -> None:
@@ -82,6 +88,7 @@ class DataDirectory:
         self.db = path / MEMBER / "db"
         self.incoming = path / MEMBER / "incoming"
         self.identity: Identity | None = None
+        self.unseen: list[Unseen] = []
         self._locks = locks
 
     @classmethod
@@ -111,7 +118,8 @@ class DataDirectory:
             for locked in [member] if wal.parent == member else [member, wal]:
                 locked.mkdir(mode=0o700, parents=True, exist_ok=True)
                 directory._locks.append(_lock(locked / _LOCK, lock_timeout))
-            log, state = _peek(wal, _anything), _peek(directory.db, accept or _anything)
+            log = _peek(wal, _anything, None)
+            state = _peek(directory.db, accept or _anything, MOST_PAGES)
             directory._identify(log, state, formats)
             for lock in directory._locks:
                 _sign(lock)
@@ -120,8 +128,14 @@ class DataDirectory:
             directory._remove_leftovers()
             if directory.identity is None:
                 directory._start_over()
+                return directory
+            found = min(log.format, state.format)
+            if found < formats.newest:
+                # It is about to be read, all of it.
+                check_tables(directory.db, [table.name for table in state.unseen], lambda _: None)
+                formats.upgrade(found, wal, directory.db)
             else:
-                formats.upgrade(min(log.format, state.format), wal, directory.db)
+                directory.unseen = state.unseen
         except OSError as error:
             directory.close()
             raise StorageError(f"the data directory {path} cannot be used: {error}") from error
@@ -206,14 +220,15 @@ class _Found:
     identity: Identity | None = None
     format: int = 0
     applied: int = 0
+    unseen: list[Unseen] = field(default_factory=list)
 
 
 def _anything(_: MetaReader) -> None:
     """Accepts every environment."""
 
 
-def _peek(path: Path, accept: Callable[[MetaReader], None]) -> _Found:
-    """Look into an environment that nobody has open, without changing anything."""
+def _peek(path: Path, accept: Callable[[MetaReader], None], most: int | None) -> _Found:
+    """Look into an environment that nobody has open, without changing anything. most: as check_environment()."""
     data = path / DATA_FILE
     if not data.exists() or never_committed(data):
         return _Found()
@@ -221,6 +236,7 @@ def _peek(path: Path, accept: Callable[[MetaReader], None]) -> _Found:
         check_file(data)
     except CorruptStore as error:
         raise CorruptStore(f"{error}; {WAY_OUT}") from error
+    unseen = check_environment(path, most)
     try:
         with lmdb.open(os.fspath(path), map_size=0, max_dbs=1, readonly=True, lock=False) as env:
             try:
@@ -235,7 +251,7 @@ def _peek(path: Path, accept: Callable[[MetaReader], None]) -> _Found:
                 meta: MetaReader = _SealedRows(txn, path) if version >= SEALED_FORMAT else txn
                 identity = decode_identity(meta, path)
                 accept(meta)
-                return _Found(identity, version, decode_position(meta.get(APPLIED_KEY)).index)
+                return _Found(identity, version, decode_position(meta.get(APPLIED_KEY)).index, unseen)
     except lmdb.Error as error:
         raise CorruptStore(f"{data}: {error}; {WAY_OUT}") from error
 

@@ -443,6 +443,9 @@ def _open_tables(
         dupsort = table.kind == DUP
         main = env.open_db(table.name.encode(), txn, dupsort=dupsort, create=create)
         layers = env.open_db((table.name + LAYERS_SUFFIX).encode(), txn, dupsort=dupsort, create=create)
+        # LMDB goes by what is stored of a table that is there.
+        if any(each.flags()["dupsort"] != dupsort for each in (main, layers)):
+            raise CorruptStore(f"{where}: table {table.name} is stored as another kind of table; {WAY_OUT}")
         handles[table.name] = TableHandle(table.kind, main, layers, Seal.of(table, where))
     return handles
 

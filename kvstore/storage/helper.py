@@ -12,11 +12,13 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final
 
 from kvstore.storage import frames, messages
+from kvstore.storage.at_rest import Unseen
 from kvstore.storage.batch import TableSpec
 from kvstore.storage.errors import WAY_OUT, CorruptStore, JobFailed, StorageError
 
@@ -28,10 +30,16 @@ frame (False, class and text of the error)"""
 LOOK: Final = 3
 """(LOOK, path, tables) -> frame (succeeded, None or class and text of the error) once all pages have been looked at"""
 
+LOOK_AT_REST: Final = 4
+"""(LOOK_AT_REST, path, names of tables) -> frames with how many leaves have been looked at since the one before, and at
+last a frame (succeeded, None or class and text of the error)"""
+
 FAULTS: Final = frozenset({signal.SIGABRT, signal.SIGBUS, signal.SIGSEGV})
 """What ends a process that LMDB has read a damaged page for: its own assertions, or reading where nothing is."""
 
 _READ_SIZE: Final = 256 * 1024
+_PROCESSES: Final = 2
+_SECONDS_BETWEEN_NEWS: Final = 5.0
 
 
 def spawn(module: str, channel: int, keep_open: Sequence[int] = ()) -> subprocess.Popen[bytes]:
@@ -112,6 +120,73 @@ async def call(path: Path, tables: Sequence[TableSpec], function: str, arguments
 async def look(path: Path, tables: Sequence[TableSpec]) -> None:
     """Look at every page of the environment in `path`, at leisure: see structure.py. Raises CorruptStore, JobFailed."""
     await _answer(Helper((LOOK, *describe(path, tables))), path, "the process that looked at its pages")
+
+
+class LookAtRest:
+    """A look at tables of an environment in which nothing changes meanwhile, as quick as two processors allow."""
+
+    def __init__(self, path: Path, tables: Sequence[Unseen], tell: Callable[[int], None]) -> None:
+        """Begin, in processes of their own. tell: called with the share that is done, in percent, every few seconds.
+
+        Close it when done.
+        """
+        self._path = path
+        self._total = sum(table.pages for table in tables)
+        self._done = 0
+        self._tell = tell
+        self._next = time.monotonic() + _SECONDS_BETWEEN_NEWS
+        self._helpers: list[Helper] = []
+        try:
+            for names in _shares(tables, min(_PROCESSES, os.cpu_count() or 1)):
+                self._helpers.append(Helper((LOOK_AT_REST, os.fspath(path), names)))
+        except BaseException:
+            self.close()
+            raise
+
+    async def wait(self) -> None:
+        """Until all has been looked at. Raises CorruptStore, or JobFailed if a process dies."""
+        answers = [asyncio.ensure_future(self._follow(each)) for each in self._helpers]
+        try:
+            await asyncio.gather(*answers)
+        finally:
+            for answer in answers:
+                answer.cancel()
+            await asyncio.gather(*answers, return_exceptions=True)
+
+    def close(self) -> None:
+        """End the processes, whatever they are doing."""
+        for each in self._helpers:
+            each.close()
+        self._helpers.clear()
+
+    async def _follow(self, each: Helper) -> None:
+        reader = frames.FrameReader()
+        while data := await each.read():
+            for news in reader.feed(data):
+                if isinstance(news, int):
+                    self._count(news)
+                    continue
+                succeeded, error = news
+                if not succeeded:
+                    raise messages.decode_error(*error)
+                return
+        each.close()
+        raise each.died(self._path, "the process that looked at its pages")
+
+    def _count(self, pages: int) -> None:
+        self._done += pages
+        if time.monotonic() >= self._next:
+            self._next = time.monotonic() + _SECONDS_BETWEEN_NEWS
+            self._tell(min(99, 100 * self._done // self._total))
+
+
+def _shares(tables: Sequence[Unseen], number: int) -> list[list[str]]:
+    """Tables for so many processes, of about as many pages each; none for a process that would have none."""
+    shares: list[tuple[int, list[str]]] = [(0, []) for _ in range(number)]
+    for table in sorted(tables, key=lambda each: -each.pages):
+        pages, names = shares.pop(shares.index(min(shares)))
+        shares.append((pages + table.pages, [*names, table.name]))
+    return [names for _, names in shares if names]
 
 
 async def _answer(helper: Helper, path: Path, what: str) -> Any:

@@ -50,12 +50,13 @@ META_BYTES: Final = _META_SIZE
 
 @dataclass(frozen=True, slots=True)
 class Tree:
-    """A B+tree as a meta page describes it: page counts, rows, the number of its root page."""
+    """A B+tree as a meta page describes it: page counts, rows, the number of its root page, and what kind it is."""
 
     depth: int
     pages: int
     entries: int
     root: int
+    flags: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,8 +97,8 @@ def parse_meta(page: bytes, path: str | Path) -> Meta:
 
 def parse_tree(page: bytes, position: int) -> tuple[int, Tree]:
     """A tree as it is described at a place of a page, and what stands before it: in a header, the size of a page."""
-    pad, _, depth, branch, leaf, overflow, entries, root = _TREE.unpack_from(page, position)
-    return pad, Tree(depth, branch + leaf + overflow, entries, root)
+    pad, flags, depth, branch, leaf, overflow, entries, root = _TREE.unpack_from(page, position)
+    return pad, Tree(depth, branch + leaf + overflow, entries, root, flags)
 
 
 def read_meta(fd: int, path: str | Path) -> Meta:
@@ -117,7 +118,7 @@ def count_free_pages(fd: int, meta: Meta, path: str | Path) -> int:
 
     The caller makes sure that nobody commits meanwhile. Raises CorruptStore.
     """
-    return sum(count for count, _, _ in _free_records(fd, meta, path))
+    return sum(count for count, _, _ in free_records(fd, meta, path))
 
 
 def check_file(path: Path) -> Meta:
@@ -158,7 +159,7 @@ def never_committed(path: Path) -> bool:
 def _check_tail_is_free(fd: int, meta: Meta, size: int, path: Path) -> None:
     first_missing = size // meta.page_size
     missing = meta.last_page + 1 - first_missing
-    for count, position, _ in _free_records(fd, meta, path):
+    for count, position, _ in free_records(fd, meta, path):
         listed = os.pread(fd, count * NUMBER.size, position + NUMBER.size)
         missing -= sum(number >= first_missing for (number,) in NUMBER.iter_unpack(listed))
     if missing:
@@ -168,8 +169,11 @@ def _check_tail_is_free(fd: int, meta: Meta, size: int, path: Path) -> None:
         )
 
 
-def _free_records(fd: int, meta: Meta, path: str | Path) -> Iterator[tuple[int, int, int]]:
-    """Each record of the free list: (pages it lists, offset of the record in the file, bytes of it)."""
+def free_records(fd: int, meta: Meta, path: str | Path) -> Iterator[tuple[int, int, int]]:
+    """Each record of the list of free pages: how many it lists, where in the file it begins, how many bytes it has.
+
+    A record is the number of pages that it lists, then their numbers. Raises CorruptStore.
+    """
     if meta.free.root == NO_PAGE:
         return
     pending = [(meta.free.root, 1)]
@@ -209,6 +213,8 @@ def _page(fd: int, meta: Meta, number: int, path: str | Path) -> bytes:
     page = os.pread(fd, meta.page_size, number * meta.page_size) if number <= meta.last_page else b""
     if len(page) < meta.page_size or number < FIRST_PAGE:
         raise CorruptStore(f"{path}: page {number} of the list of free pages is missing")
+    if PAGE_HEADER.unpack_from(page)[0] != number:
+        raise CorruptStore(f"{path}: page {number} of the list of free pages is another page")
     return page
 
 

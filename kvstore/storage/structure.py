@@ -8,7 +8,8 @@ those that the branches above it lead by. All that is looked at here, and the se
 A look at all of it is taken in steps, each within a read transaction of its own: one that lasted for minutes would keep
 every page from being used again that a writer has replaced meanwhile. What is in a file that nobody damaged never looks
 wrong, whatever its writer does. Not found is a branch that leads to a page which has long been replaced by a newer one
-of the same keys, unless a table is walked in one step: its rows are counted then.
+of the same keys, unless a table is walked in one step: its rows are counted then. What nobody has open is looked at
+with knowledge of the free pages, before anything in it is believed: at_rest.py.
 
 Knows LMDB's data format as pages.py does, and seals; not what rows mean.
 """
@@ -29,6 +30,7 @@ import lmdb
 from kvstore.storage.batch import OPEN, TableSpec
 from kvstore.storage.engine import begin_reading, open_for_reading
 from kvstore.storage.errors import WAY_OUT, CorruptStore
+from kvstore.storage.leaves import Child
 from kvstore.storage.longkey import CHUNK, LAYERS_SUFFIX
 from kvstore.storage.pages import (
     BIG_DATA,
@@ -54,13 +56,12 @@ _SUB_DATA: Final = 2
 _DUP_DATA: Final = 4
 _DIRTY: Final = 0x10
 _SUB_PAGE: Final = 0x40
+# Of the flags that a table is stored with, the only one that is used here.
+_DUP_SORT: Final = 4
 _MAX_DEPTH: Final = 32
 
 Node = tuple[bytes, int, int, int]
 """A node of a leaf: its key, its flags, where in the page its data begins, how many bytes that has."""
-
-Child = tuple[int, bytes, bytes | None]
-"""A page that a branch leads to: its number, and what its keys are not below and are below of."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +91,7 @@ def check_some(
             if meta is None:
                 # Two commits since the transaction began: there is a newer one to be had.
                 continue
-            walk = _Walk(file, meta)
+            walk = Walk(file, meta)
             what = "the list of tables"
             try:
                 roots = dict(walk.tables())
@@ -146,13 +147,15 @@ def _meta_of(fd: int, txn_id: int, path: str) -> Meta | None:
             return next((meta for meta in metas if meta.txn_id == txn_id), None)
 
 
-class _Walk:
+class Walk:
     """Goes through the pages of one commit, of which none changes meanwhile. leaves: how many it has come by."""
 
-    def __init__(self, fd: int, meta: Meta) -> None:
+    def __init__(self, fd: int, meta: Meta, free: Sequence[int] = b"") -> None:
+        """free: by the number of a page, whether nothing may lead to it; empty if that is not known."""
         self._fd = fd
         self._meta = meta
         self._size = meta.page_size
+        self._free = free
         self.leaves = 0
 
     def tables(self) -> Iterator[tuple[bytes, Tree]]:
@@ -161,7 +164,10 @@ class _Walk:
             for name, flags, at, size in nodes:
                 if flags != _SUB_DATA or size != TREE_SIZE:
                     raise BadPage(f"page {number} does not list tables")
-                yield name, parse_tree(page, at)[1]
+                pad, tree = parse_tree(page, at)
+                if pad or tree.flags & ~_DUP_SORT:
+                    raise BadPage(f"page {number} has a table of no kind")
+                yield name, tree
 
     def table(self, tree: Tree, start: bytes, seal: Seal | None, leaves: int) -> bytes | None:
         """Look at a table from the leaf of a key on until so many leaves have been looked at in all.
@@ -195,6 +201,45 @@ class _Walk:
             self.leaves += 1
             yield number, page, _nodes(number, page, low, high), high
 
+    def branches(self, tree: Tree, most: int) -> Iterator[list[Child]]:
+        """The leaves of a table, the branches to which have been looked at: about so many at a time, in no order."""
+        if tree.root == NO_PAGE:
+            return
+        if not 0 < tree.depth <= _MAX_DEPTH:
+            raise BadPage(f"a depth of {tree.depth}")
+        pending: list[tuple[int, Child]] = [(1, (tree.root, b"", None))]
+        leaves: list[Child] = []
+        while pending:
+            level, child = pending.pop()
+            if level == tree.depth:
+                leaves.append(child)
+                continue
+            number, low, high = child
+            children = self._children(number, self._page(number, BRANCH), low, high)
+            if level + 1 < tree.depth:
+                pending += [(level + 1, each) for each in reversed(children)]
+                continue
+            leaves += children
+            if len(leaves) >= most:
+                yield leaves
+                leaves = []
+        if leaves:
+            yield leaves
+
+    def count_rows(self, leaf: Child) -> int:
+        """Look at a leaf and all that its nodes lead to, but not at values; how many rows it has."""
+        number, low, high = leaf
+        page = self._page(number, LEAF)
+        rows = 0
+        for node in _nodes(number, page, low, high):
+            _, flags, at, size = node
+            if flags == BIG_DATA:
+                self._overflow_header(NUMBER.unpack_from(page, at)[0], size)
+                rows += 1
+            else:
+                rows += self._rows(number, page, [node], None)
+        return rows
+
     def _page(self, number: int, kind: int) -> bytes:
         page = b""
         if FIRST_PAGE <= number <= self._meta.last_page:
@@ -204,6 +249,8 @@ class _Walk:
         found, _, flags, _, _ = PAGE_HEADER.unpack_from(page)
         if found != number or flags != kind:
             raise BadPage(f"page {number} is page {found} of kind {flags:#x}, not {kind}")
+        if self._free and self._free[number]:
+            raise BadPage(f"page {number} is in use and on the list of free pages")
         return page
 
     def _children(self, number: int, page: bytes, low: bytes, high: bytes | None) -> list[Child]:
@@ -253,16 +300,27 @@ class _Walk:
         return rows
 
     def _overflow(self, number: int, size: int) -> bytes:
-        page = b""
-        if FIRST_PAGE <= number <= self._meta.last_page:
-            page = os.pread(self._fd, PAGE_HEADER_SIZE + size, number * self._size)
-        if len(page) < PAGE_HEADER_SIZE + size:
+        self._overflow_header(number, size)
+        value = os.pread(self._fd, size, number * self._size + PAGE_HEADER_SIZE)
+        if len(value) < size:
             raise BadPage(f"page {number} is not there, or not all of it")
-        found, _, flags, low, high = PAGE_HEADER.unpack_from(page)
+        return value
+
+    def _overflow_header(self, number: int, size: int) -> None:
+        header = b""
+        if FIRST_PAGE <= number <= self._meta.last_page:
+            header = os.pread(self._fd, PAGE_HEADER_SIZE, number * self._size)
+        if len(header) < PAGE_HEADER_SIZE:
+            raise BadPage(f"page {number} is not there")
+        found, _, flags, low, high = PAGE_HEADER.unpack(header)
+        pages = low | high << 16
         # It may be longer than its value, which has replaced a longer one then.
-        if found != number or flags != OVERFLOW or (low | high << 16) * self._size < len(page):
+        if found != number or flags != OVERFLOW or pages * self._size < PAGE_HEADER_SIZE + size:
             raise BadPage(f"page {number} is page {found} of kind {flags:#x}, not a value of {size} bytes")
-        return page[PAGE_HEADER_SIZE:]
+        if number + pages - 1 > self._meta.last_page:
+            raise BadPage(f"page {number} is not there, or not all of it")
+        if self._free and any(self._free[number : number + pages]):
+            raise BadPage(f"page {number} is in use and on the list of free pages")
 
 
 def _offsets(number: int, page: bytes) -> tuple[int, list[int]]:

@@ -123,7 +123,7 @@ def _damage(directory: Path, flips: int, seed: int, keys: int) -> int:
     for line in findings.of(Outcome.STOPPED, Outcome.DIED, Outcome.SERVED):
         print(line)
     print(findings.table())
-    return 0
+    return 1 if findings.of(Outcome.SERVED) else 0
 
 
 def _tell(line: str) -> None:

@@ -2,7 +2,8 @@
 
 The members of damage.py hold a hundred keys, which is no tree to speak of. Here a store without a member answers from a
 copy of a file with branches, overflow pages and long keys, none of them free, after one bit of it was flipped: every
-answer is compared with what the store said before, and all pages are looked at as a member does once a day.
+answer is compared with what the store said before, and all pages are looked at as a member does at its start and once a
+day.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from kvstore.mvcc.puts import of_message
 from kvstore.mvcc.store import Store
 from kvstore.pb import rpc_pb2 as pb
 from kvstore.storage import structure
+from kvstore.storage.at_rest import check_environment
 from kvstore.storage.backend import Backend, BackendOptions, open_inline
 from kvstore.storage.engine import EngineOptions
 from kvstore.storage.errors import CorruptStore, StorageError
@@ -113,6 +115,8 @@ class Specimen:
         HashKV is not asked: that it differs is how members find out.
         """
         try:
+            # As at the start of a member (kvstore.storage.datadir).
+            check_environment(copy)
             _, opened, leases = _open(copy)
         except CorruptStore as error:
             return Outcome.REFUSED, str(error)

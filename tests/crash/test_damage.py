@@ -1,6 +1,7 @@
 """A member whose files were damaged refuses to start, or says so when it reads.
 
-Flipped bits in the state are looked at in test_state.py: a member's directory holds too little of one to tell much.
+More flipped bits in the state are looked at in test_state.py: a member's directory holds too little of one to tell
+much.
 """
 
 from __future__ import annotations
@@ -51,12 +52,25 @@ def test_a_file_that_is_cut_short_or_gone_or_zeroed_or_another_members_is_refuse
 
 
 def test_a_flipped_bit_in_a_record_of_the_journal_or_a_large_entry_is_not_served(patients: Patients) -> None:
-    # In the other pages of the log lie rows without a checksum, too: what comes of those is left to chance.
     checked = [("member/wal/journal", "block"), ("member/wal/data.mdb", "overflow")]
     damages = [damage for damage in flips(patients.root, 10, seed=1) if (damage.path, damage.where) in checked]
     assert len(damages) == 20
     findings = patients.suffer_all(iter(damages))
     assert not findings.of(Outcome.SERVED)
+
+
+def test_a_flipped_bit_in_a_page_of_the_log_or_the_state_is_not_served(patients: Patients) -> None:
+    pages = [damage for damage in flips(patients.root, 4, seed=2) if damage.path.endswith("data.mdb")]
+    assert {damage.path for damage in pages} == {"member/wal/data.mdb", "member/db/data.mdb"}
+    findings = patients.suffer_all(iter(pages))
+    assert not findings.of(Outcome.SERVED, Outcome.DIED)
+    # Harmless in pages that are free, and in bytes that mean nothing.
+    ways = [each for each in findings.all if each[0].where.endswith(("header", "table of nodes"))]
+    assert {outcome for _, outcome, _ in ways} == {Outcome.REFUSED, Outcome.HARMLESS}
+    for damage, outcome, said in ways:
+        if outcome == Outcome.REFUSED:
+            assert "/member/" in said, f"{damage} does not say what is broken: {said}"
+            assert "; remove this member" in said, f"{damage} does not say what to do: {said}"
 
 
 def test_a_flipped_bit_in_the_last_record_of_the_journal_is_refused(patients: Patients) -> None:

@@ -48,14 +48,14 @@ def commit_by_chance(engine: Engine, chance: random.Random, round_: int) -> None
 def reachable(engine: Engine) -> list[int]:
     """The pages of what is committed."""
     found = []
-    page = structure._Walk._page
+    page = structure.Walk._page
 
-    def note(walk: structure._Walk, number: int, kind: int) -> bytes:
+    def note(walk: structure.Walk, number: int, kind: int) -> bytes:
         found.append(number)
         return page(walk, number, kind)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(structure._Walk, "_page", note)
+        patch.setattr(structure.Walk, "_page", note)
         structure.check(engine.env, TABLES)
     return found
 

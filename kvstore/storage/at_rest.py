@@ -1,0 +1,151 @@
+"""Whether an environment that nobody has open is what LMDB left, looked at before anything in it is believed.
+
+At the start of a member, so it has to be quick: a few microseconds a page. It leaves to reads what they find by
+themselves: seals of rows, and with them keys that are out of order within a page. Everything else that structure.py
+looks at is looked at here, and one thing more: since nothing changes meanwhile, it is known which pages are free. A
+branch that leads to a page which was replaced long ago is found by that, and so is a list of free pages that would have
+one in use written over.
+
+Reads the file without LMDB. Knows pages, not rows.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import sys
+from array import array
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from operator import itemgetter
+from pathlib import Path
+from typing import Final
+
+from kvstore.storage.errors import WAY_OUT, CorruptStore
+from kvstore.storage.leaves import Child, glance
+from kvstore.storage.pages import DATA_FILE, FIRST_PAGE, NUMBER, Tree, check_file, free_records
+from kvstore.storage.structure import BadPage, Walk
+
+# Leaves that are looked at in the order of the file, which is what disks like.
+_LEAVES: Final = 50_000
+# What a tree's flags say of its keys and values. Those of the free list are there with flags of the environment.
+_KIND: Final = 0x3F
+_INTEGER_KEYS: Final = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Unseen:
+    """A table that has not been looked at. pages: how many it has."""
+
+    name: str
+    pages: int
+
+
+def check_environment(path: Path, most: int | None = None) -> list[Unseen]:
+    """Look at the environment in directory `path`: its lists of tables and of free pages, and its tables.
+
+    most: pages of a table that is left out, to be looked at with check_tables() in a process of its own; those tables.
+    Takes 2 to 4 us a page, less if it is in overflow pages. Raises CorruptStore.
+    """
+    with _AtRest(path) as rest:
+        tables = rest.tables()
+        left = {name for name, tree in tables.items() if most is not None and tree.pages > most}
+        for name, tree in tables.items():
+            if name not in left:
+                rest.look(name, tree, _nobody)
+        return [Unseen(name, tables[name].pages) for name in sorted(left)]
+
+
+def check_tables(path: Path, names: Sequence[str], tell: Callable[[int], None]) -> None:
+    """Look at some tables. tell: called from time to time with the pages that have been looked at since the last call.
+
+    Raises CorruptStore.
+    """
+    with _AtRest(path) as rest:
+        tables = rest.tables()
+        for name in names:
+            rest.look(name, tables[name], tell)
+
+
+class _AtRest:
+    """An environment that nobody has open. Use it in a `with` statement. Everything may raise CorruptStore."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path / DATA_FILE
+        self._meta = check_file(self._path)
+        self._file = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)
+        self._map = mmap.mmap(self._file, 0, prot=mmap.PROT_READ)
+        size = self._meta.page_size
+        # Of a page that is not whole nothing is read: it is free, or missed.
+        self._pages = memoryview(self._map)[: len(self._map) // size * size]
+
+    def __enter__(self) -> _AtRest:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._pages.release()
+        self._map.close()
+        os.close(self._file)
+
+    def tables(self) -> dict[str, Tree]:
+        """The tables by name."""
+        what = "the header"
+        try:
+            if self._meta.main.flags & _KIND or self._meta.free.flags & _KIND != _INTEGER_KEYS:
+                raise BadPage("it describes trees of another kind")
+            what = "the list of free pages"
+            self._free = self._free_pages()
+            self._walk = Walk(self._file, self._meta, self._free)
+            what = "the list of tables"
+            tables = {name.decode(): tree for name, tree in self._walk.tables()}
+            if len(tables) != self._meta.main.entries:
+                raise BadPage(f"there are {len(tables)} tables, not {self._meta.main.entries}")
+        except (BadPage, OSError, UnicodeDecodeError) as error:
+            raise self._damaged(what, error) from error
+        return tables
+
+    def look(self, name: str, tree: Tree, tell: Callable[[int], None]) -> None:
+        """Look at a table."""
+        rows = 0
+        try:
+            for leaves in self._walk.branches(tree, _LEAVES):
+                rows += self._look_at(leaves)
+                tell(len(leaves))
+            if rows != tree.entries:
+                raise BadPage(f"there are {rows} rows, not {tree.entries}")
+        except (BadPage, OSError) as error:
+            raise self._damaged(f"table {name}", error) from error
+
+    def _look_at(self, leaves: list[Child]) -> int:
+        leaves.sort(key=itemgetter(0))
+        if leaves[-1][0] > self._meta.last_page:
+            raise BadPage(f"page {leaves[-1][0]} is not there")
+        if any(map(self._free.__getitem__, map(itemgetter(0), leaves))):
+            raise BadPage("a page is in use and on the list of free pages")
+        if sys.byteorder == "little":
+            rows, strange = glance(self._pages, self._meta.page_size, leaves)
+        else:
+            rows, strange = 0, leaves
+        return rows + sum(map(self._walk.count_rows, strange))
+
+    def _free_pages(self) -> bytearray:
+        """By the number of a page, whether it is free."""
+        free = bytearray(self._meta.last_page + 1)
+        try:
+            records = list(free_records(self._file, self._meta, self._path))
+        except CorruptStore as error:
+            raise CorruptStore(f"{error}; {WAY_OUT}") from error
+        for count, position, _ in records:
+            listed = array("Q", os.pread(self._file, count * NUMBER.size, position + NUMBER.size))
+            for number in listed:
+                if not FIRST_PAGE <= number < len(free) or free[number]:
+                    raise BadPage(f"page {number} cannot be on it")
+                free[number] = 1
+        return free
+
+    def _damaged(self, what: str, error: Exception) -> CorruptStore:
+        return CorruptStore(f"{self._path}: {what}: {error}; {WAY_OUT}")
+
+
+def _nobody(_: int) -> None:
+    pass

@@ -1,0 +1,94 @@
+"""Telling at a glance which leaves of a table are sound: what every page of an environment goes through at a start.
+
+Nothing is served before, so this decides how long a start takes: 1 to 2 us a leaf where it is compiled, 3 to 4 where it
+is not. What is not sound at a glance may still be: values on pages of their own, lists of values. That is for
+structure.py to say.
+
+Knows LMDB's data format as pages.py does, on machines of little-endian byte order, where four halves make a word.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+_LEAF: Final = 2
+# Words of a page's header; halves of it.
+_HEADER_HALVES: Final = 8
+_NODE_HEADER: Final = 8
+_KEY_SIZE_HALF: Final = 3
+
+Child = tuple[int, bytes, bytes | None]
+"""A page that a branch leads to: its number, and what its keys are not below and are below of."""
+
+
+def glance(pages: memoryview, page_size: int, leaves: list[Child]) -> tuple[int, list[Child]]:
+    """How many rows sound leaves have in all, and the leaves that are not sound at a glance.
+
+    pages: whole pages, from the beginning of the file. A leaf is sound if it has the number that led to it, its nodes
+    are plain ones that fill it without a gap, and its first and last keys are within their bounds. What is in between,
+    the order of the keys among them, is not looked at.
+    """
+    rows = 0
+    strange: list[Child] = []
+    size = len(pages)
+    halves: memoryview = pages.cast("H")
+    # Nodes begin at even places: a word that begins at any of them, by the place's last three bits.
+    words: list[memoryview] = [
+        pages[shift : shift + (size - shift) // 8 * 8].cast("Q") for shift in (0, 0, 2, 2, 4, 4, 6, 6)
+    ]
+    aligned = words[0]
+    words_a_page = page_size >> 3
+    halves_a_page = page_size >> 1
+    for leaf in leaves:
+        number, low, high = leaf
+        begin = number * words_a_page
+        if begin >= len(aligned) or aligned[begin] != number:
+            strange.append(leaf)
+            continue
+        # A pad, flags, where the free space begins and ends.
+        header: int = aligned[begin + 1]
+        half = number * halves_a_page
+        stop = half + (header >> 33 & 0x7FFF)
+        offsets: list[int] = halves[half + _HEADER_HALVES : stop].tolist()
+        ordered: list[int] = sorted(offsets)
+        if (
+            header >> 16 & 0xFFFF != _LEAF
+            or not ordered
+            or header >> 32 & 1
+            or header >> 32 & 0xFFFF > header >> 48
+            or ordered[0] != header >> 48
+            or ordered[-1] > page_size - _NODE_HEADER
+        ):
+            strange.append(leaf)
+            continue
+        end = page_size
+        while ordered:
+            at = ordered.pop()
+            node: int = words[at & 7][begin + (at >> 3)]
+            # The size of the data, with the flags above it, which are none; then that of the key.
+            if (node & 0xFFFFFFFFFFFF) + (node >> 48) + _NODE_HEADER + 1 & -2 != end - at:
+                break
+            end = at
+        # Not there if the loop was left before it had come by all of them.
+        if end != header >> 48 or not _within(pages, halves, half, offsets, low, high):
+            strange.append(leaf)
+            continue
+        rows += len(offsets)
+    return rows, strange
+
+
+def _within(
+    pages: memoryview, halves: memoryview, half: int, offsets: list[int], low: bytes, high: bytes | None
+) -> bool:
+    """Whether the first and the last key of a leaf are within its bounds. half: where it begins, in halves."""
+    place = half + (offsets[0] >> 1)
+    key_size: int = halves[place + _KEY_SIZE_HALF]
+    key = 2 * place + _NODE_HEADER
+    if pages[key : key + key_size].tobytes() < low:
+        return False
+    if high is None:
+        return True
+    place = half + (offsets[-1] >> 1)
+    key_size = halves[place + _KEY_SIZE_HALF]
+    key = 2 * place + _NODE_HEADER
+    return pages[key : key + key_size].tobytes() < high
