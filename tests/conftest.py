@@ -48,6 +48,7 @@ APART = (
     "tests/chaos/test_chaos.py",
     "tests/chaos/test_joining.py",
     "tests/chaos/test_scenarios.py",
+    "tests/fuzz/test_fuzz.py",
     "tests/history/test_history_checks.py",
     "tests/known_faults/test_membership.py",
     "tests/known_faults/test_storage.py",

@@ -23,12 +23,12 @@ def test_a_member_killed_while_it_catches_up_or_joins_ends_up_level_with_the_oth
     except NoCompiler as reason:
         pytest.skip(str(reason))
     with straggler:
-        for prepare, points in ((straggler.fall_behind, 2), (straggler.begin_anew, 1)):
+        for prepare, points in ((straggler.fall_behind, 3), (straggler.begin_anew, 2)):
             operations = straggler.operations_to_catch_up(prepare)
             killed = 0
             for point in range(points):
                 operation = 1 + (2 * point + 1) * operations // (2 * points)
-                killed += straggler.killed_on_its_way(prepare, operation, after=point == 0, everyone=point == 0)
+                killed += straggler.killed_on_its_way(prepare, operation, after=point % 2 == 0, everyone=point != 1)
             assert killed
         assert "replaced the state by a snapshot" in straggler.member.log.read_text()
 

@@ -27,7 +27,7 @@ def reference(directory: Path, history: History) -> Undisturbed:
 def test_nothing_acknowledged_is_lost_wherever_a_member_is_killed(place: Path) -> None:
     history = History.of(everything())
     run = reference(place / "undisturbed", history)
-    points = spread(run, 9)
+    points = spread(run, 12)
     killed, lost = kill_at_each(place, history, points, run, JOBS, print)
     assert not lost, "\n\n".join(lost)
     # Runs differ a little in what they write, so the last points may lie behind the end of one.

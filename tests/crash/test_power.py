@@ -22,9 +22,9 @@ def recorded(directory: Path, history: History, *, lie: bool = False) -> Recordi
 @pytest.mark.timeout(400)
 def test_nothing_acknowledged_is_lost(place: Path) -> None:
     recording = recorded(place / "recorded", History.of(everything()))
-    count, lost = check_all(recording, cuts(recording, count=16, seeds=1), place, print)
+    count, lost = check_all(recording, cuts(recording, count=48, seeds=1), place, print)
     assert not lost, "\n\n".join(lost)
-    assert count >= 70
+    assert count >= 200
 
 
 def test_a_disk_that_lies_about_syncs_loses_what_was_acknowledged(place: Path) -> None:
