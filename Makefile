@@ -44,6 +44,7 @@ generate: $(STAMP) ## write kvstore/pb from protos/
 
 smoke: $(STAMP) ## show that every benchmark works; measures nothing
 	$(BIN)/python -m kvbench compare --smoke --json bench-results/smoke.json
+	$(BIN)/python -m kvbench compare --smoke --members 3 --only 'put 10x10' --only 'leader killed' --json bench-results/smoke-3.json
 
 compiled: ## compile into .venv-compiled, with the fastest Python that is here
 	rm -rf $(COMPILED) build

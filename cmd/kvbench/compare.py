@@ -53,10 +53,18 @@ class Plan:
 
     @classmethod
     def make(
-        cls, *, smoke: bool, only: str, members: tuple[int, ...], rounds: int, duration: float, processes: int
+        cls,
+        *,
+        smoke: bool,
+        only: tuple[str, ...],
+        members: tuple[int, ...],
+        rounds: int,
+        duration: float,
+        processes: int,
     ) -> "Plan":
-        """only: a shell pattern of names, or a part of one; empty for all. smoke: tiny, and once."""
-        chosen = tuple(workload for workload in table() if matches(workload.name, only))
+        """only: shell patterns of names, or parts of them; empty for all. smoke: tiny, and once."""
+        patterns = only or ("",)
+        chosen = tuple(workload for workload in table() if any(matches(workload.name, pattern) for pattern in patterns))
         if smoke:
             scale = Scale(keys=1_000, many_keys=20_000, seconds=0.2, failover_seconds=4.0)
             return cls(chosen, members, 1, scale, 0.0, processes)

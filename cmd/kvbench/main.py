@@ -239,7 +239,10 @@ def lease(**options: Any) -> None:
 )
 @click.option("--resume", is_flag=True, help="Go on from the results in the file; otherwise they are replaced.")
 @click.option(
-    "--only", default="", metavar="PATTERN", help="Only workloads whose name matches (* and ? as in a shell)."
+    "--only",
+    multiple=True,
+    metavar="PATTERN",
+    help="Only workloads whose name matches (* and ? as in a shell). May be given again for others.",
 )
 @click.option("--members", type=click.Choice(["1", "3"]), help="Only with so many members.  [default: both]")
 @click.option("--rounds", default=3, show_default=True, type=click.IntRange(1), help="Times each workload is run.")
@@ -262,7 +265,7 @@ def lease(**options: Any) -> None:
 def compare_(
     smoke: bool,
     resume: bool,
-    only: str,
+    only: tuple[str, ...],
     members: str | None,
     rounds: int,
     duration: float,
