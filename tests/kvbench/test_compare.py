@@ -23,18 +23,19 @@ from kvbench.workloads import Sample, table
 REPOSITORY = Path(__file__).resolve().parents[2]
 
 
-def plan(only: str) -> Plan:
+def plan(*only: str) -> Plan:
     return Plan.make(smoke=True, only=only, members=(1,), rounds=3, duration=5.0, processes=1)
 
 
-def names(only: str) -> list[str]:
-    return [workload.name for workload in plan(only).workloads]
+def names(*only: str) -> list[str]:
+    return [workload.name for workload in plan(*only).workloads]
 
 
 def test_a_pattern_picks_workloads() -> None:
     assert names("put 1*") == ["put 1x1", "put 10x10", "put 100x1"]
     assert names("count only") == ["range count only"]
-    assert len(names("")) == len(table())
+    assert names("count only", "put 1*") == ["put 1x1", "put 10x10", "put 100x1", "range count only"]
+    assert len(names("")) == len(names()) == len(table())
     assert names("nothing of the kind") == []
 
 
