@@ -24,7 +24,7 @@ from typing import Final
 from kvstore.storage.errors import WAY_OUT, CorruptStore
 from kvstore.storage.leaves import Child, glance
 from kvstore.storage.pages import DATA_FILE, FIRST_PAGE, NUMBER, Tree, check_file, free_records
-from kvstore.storage.structure import BadPage, Walk
+from kvstore.storage.walk import BadPage, Walk
 
 # Leaves that are looked at in the order of the file, which is what disks like.
 _LEAVES: Final = 50_000
@@ -35,36 +35,44 @@ _INTEGER_KEYS: Final = 8
 
 @dataclass(frozen=True, slots=True)
 class Unseen:
-    """A table that has not been looked at. pages: how many it has."""
+    """A table that has not been looked at. pages, rows: how many it says to have."""
 
     name: str
     pages: int
+    rows: int
 
 
 def check_environment(path: Path, most: int | None = None) -> list[Unseen]:
     """Look at the environment in directory `path`: its lists of tables and of free pages, and its tables.
 
-    most: pages of a table that is left out, to be looked at with check_tables() in a process of its own; those tables.
-    Takes 2 to 4 us a page, less if it is in overflow pages. Raises CorruptStore.
+    most: pages of a table; a larger one is left out, and returned, to be looked at elsewhere with check_part() and
+    check_rows(). Takes 2 to 4 us a leaf. Raises CorruptStore.
     """
     with _AtRest(path) as rest:
         tables = rest.tables()
         left = {name for name, tree in tables.items() if most is not None and tree.pages > most}
         for name, tree in tables.items():
             if name not in left:
-                rest.look(name, tree, _nobody)
-        return [Unseen(name, tables[name].pages) for name in sorted(left)]
+                check_rows(path, Unseen(name, tree.pages, tree.entries), rest.rows(name, tree, _nobody, 0, 1))
+        return [Unseen(name, tables[name].pages, tables[name].entries) for name in sorted(left)]
 
 
-def check_tables(path: Path, names: Sequence[str], tell: Callable[[int], None]) -> None:
-    """Look at some tables. tell: called from time to time with the pages that have been looked at since the last call.
+def check_part(
+    path: Path, names: Sequence[str], tell: Callable[[int], None], part: int = 0, parts: int = 1
+) -> dict[str, int]:
+    """Look at one of several parts of some tables; how many rows of each are in it. Raises CorruptStore.
 
-    Raises CorruptStore.
+    tell: called from time to time with how many leaves have been looked at since the last call.
     """
     with _AtRest(path) as rest:
         tables = rest.tables()
-        for name in names:
-            rest.look(name, tables[name], tell)
+        return {name: rest.rows(name, tables[name], tell, part, parts) for name in names}
+
+
+def check_rows(path: Path, table: Unseen, rows: int) -> None:
+    """See that all parts of a table have so many rows together as it should have. Raises CorruptStore."""
+    if rows != table.rows:
+        raise _damaged(path / DATA_FILE, f"table {table.name}", _wrong_number(rows, table.rows))
 
 
 class _AtRest:
@@ -99,22 +107,21 @@ class _AtRest:
             what = "the list of tables"
             tables = {name.decode(): tree for name, tree in self._walk.tables()}
             if len(tables) != self._meta.main.entries:
-                raise BadPage(f"there are {len(tables)} tables, not {self._meta.main.entries}")
+                raise _wrong_number(len(tables), self._meta.main.entries)
         except (BadPage, OSError, UnicodeDecodeError) as error:
-            raise self._damaged(what, error) from error
+            raise _damaged(self._path, what, error) from error
         return tables
 
-    def look(self, name: str, tree: Tree, tell: Callable[[int], None]) -> None:
-        """Look at a table."""
+    def rows(self, name: str, tree: Tree, tell: Callable[[int], None], part: int, parts: int) -> int:
+        """Look at a part of a table; how many rows it has."""
         rows = 0
         try:
-            for leaves in self._walk.branches(tree, _LEAVES):
+            for leaves in self._walk.branches(tree, self._pages, _LEAVES, part, parts):
                 rows += self._look_at(leaves)
                 tell(len(leaves))
-            if rows != tree.entries:
-                raise BadPage(f"there are {rows} rows, not {tree.entries}")
         except (BadPage, OSError) as error:
-            raise self._damaged(f"table {name}", error) from error
+            raise _damaged(self._path, f"table {name}", error) from error
+        return rows
 
     def _look_at(self, leaves: list[Child]) -> int:
         leaves.sort(key=itemgetter(0))
@@ -143,8 +150,13 @@ class _AtRest:
                 free[number] = 1
         return free
 
-    def _damaged(self, what: str, error: Exception) -> CorruptStore:
-        return CorruptStore(f"{self._path}: {what}: {error}; {WAY_OUT}")
+
+def _damaged(file: Path, what: str, error: Exception) -> CorruptStore:
+    return CorruptStore(f"{file}: {what}: {error}; {WAY_OUT}")
+
+
+def _wrong_number(rows: int, right: int) -> BadPage:
+    return BadPage(f"there are {rows} rows, not {right}")
 
 
 def _nobody(_: int) -> None:

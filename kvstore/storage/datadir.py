@@ -37,7 +37,7 @@ from typing import Final, Protocol
 import lmdb
 
 from kvstore.storage import journal
-from kvstore.storage.at_rest import Unseen, check_environment, check_tables
+from kvstore.storage.at_rest import Unseen, check_environment
 from kvstore.storage.backend import Backend
 from kvstore.storage.convert import SEALED_FORMAT
 from kvstore.storage.engine import LEFTOVERS, sync_directory, sync_name
@@ -132,7 +132,7 @@ class DataDirectory:
             found = min(log.format, state.format)
             if found < formats.newest:
                 # It is about to be read, all of it.
-                check_tables(directory.db, [table.name for table in state.unseen], lambda _: None)
+                check_environment(directory.db)
                 formats.upgrade(found, wal, directory.db)
             else:
                 directory.unseen = state.unseen

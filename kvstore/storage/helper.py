@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from kvstore.storage import frames, messages
-from kvstore.storage.at_rest import Unseen
+from kvstore.storage.at_rest import Unseen, check_rows
 from kvstore.storage.batch import TableSpec
 from kvstore.storage.errors import WAY_OUT, CorruptStore, JobFailed, StorageError
 
@@ -29,10 +29,6 @@ COPY: Final = 2
 frame (False, class and text of the error)"""
 LOOK: Final = 3
 """(LOOK, path, tables) -> frame (succeeded, None or class and text of the error) once all pages have been looked at"""
-
-LOOK_AT_REST: Final = 4
-"""(LOOK_AT_REST, path, names of tables) -> frames with how many leaves have been looked at since the one before, and at
-last a frame (succeeded, None or class and text of the error)"""
 
 FAULTS: Final = frozenset({signal.SIGABRT, signal.SIGBUS, signal.SIGSEGV})
 """What ends a process that LMDB has read a damaged page for: its own assertions, or reading where nothing is."""
@@ -61,11 +57,11 @@ def spawn(module: str, channel: int, keep_open: Sequence[int] = ()) -> subproces
 class Helper:
     """One process and the socket to it. Not safe for several tasks at a time."""
 
-    def __init__(self, request: tuple[Any, ...]) -> None:
-        """Start the process and send it the request."""
+    def __init__(self, request: tuple[Any, ...], module: str = "kvstore.storage.helper_process") -> None:
+        """Start the process, which is a module's, and send it the request."""
         ours, theirs = socket.socketpair()
         with theirs:
-            self._process = spawn("kvstore.storage.helper_process", theirs.fileno())
+            self._process = spawn(module, theirs.fileno())
         # A request is small enough for the socket's buffer unless its arguments are huge; then this waits for it.
         ours.sendall(b"".join(frames.encode(request)))
         ours.setblocking(False)
@@ -131,14 +127,18 @@ class LookAtRest:
         Close it when done.
         """
         self._path = path
+        self._tables = tables
+        self._rows = dict.fromkeys([table.name for table in tables], 0)
         self._total = sum(table.pages for table in tables)
         self._done = 0
         self._tell = tell
         self._next = time.monotonic() + _SECONDS_BETWEEN_NEWS
         self._helpers: list[Helper] = []
+        parts = min(_PROCESSES, os.cpu_count() or 1)
         try:
-            for names in _shares(tables, min(_PROCESSES, os.cpu_count() or 1)):
-                self._helpers.append(Helper((LOOK_AT_REST, os.fspath(path), names)))
+            for part in range(parts):
+                request = (os.fspath(path), list(self._rows), part, parts)
+                self._helpers.append(Helper(request, "kvstore.storage.at_rest_process"))
         except BaseException:
             self.close()
             raise
@@ -148,6 +148,8 @@ class LookAtRest:
         answers = [asyncio.ensure_future(self._follow(each)) for each in self._helpers]
         try:
             await asyncio.gather(*answers)
+            for table in self._tables:
+                check_rows(self._path, table, self._rows[table.name])
         finally:
             for answer in answers:
                 answer.cancel()
@@ -166,9 +168,11 @@ class LookAtRest:
                 if isinstance(news, int):
                     self._count(news)
                     continue
-                succeeded, error = news
+                succeeded, result = news
                 if not succeeded:
-                    raise messages.decode_error(*error)
+                    raise messages.decode_error(*result)
+                for name, rows in result.items():
+                    self._rows[name] += rows
                 return
         each.close()
         raise each.died(self._path, "the process that looked at its pages")
@@ -178,15 +182,6 @@ class LookAtRest:
         if time.monotonic() >= self._next:
             self._next = time.monotonic() + _SECONDS_BETWEEN_NEWS
             self._tell(min(99, 100 * self._done // self._total))
-
-
-def _shares(tables: Sequence[Unseen], number: int) -> list[list[str]]:
-    """Tables for so many processes, of about as many pages each; none for a process that would have none."""
-    shares: list[tuple[int, list[str]]] = [(0, []) for _ in range(number)]
-    for table in sorted(tables, key=lambda each: -each.pages):
-        pages, names = shares.pop(shares.index(min(shares)))
-        shares.append((pages + table.pages, [*names, table.name]))
-    return [names for _, names in shares if names]
 
 
 async def _answer(helper: Helper, path: Path, what: str) -> Any:

@@ -6,7 +6,6 @@ Reads one request, answers, ends. Opens the environment for reading only.
 from __future__ import annotations
 
 import errno
-import gc
 import os
 import select
 import signal
@@ -19,7 +18,7 @@ from typing import Any, Final
 
 import lmdb
 
-from kvstore.storage import at_rest, frames, helper, messages, structure
+from kvstore.storage import frames, helper, messages, structure
 from kvstore.storage.batch import TableSpec
 from kvstore.storage.engine import begin_reading, call_reader, open_for_reading
 from kvstore.storage.errors import StorageError
@@ -44,9 +43,6 @@ def serve(channel: socket.socket) -> None:
         if not data:
             return
         requests = reader.feed(data)
-    if requests[0][0] == helper.LOOK_AT_REST:
-        _look_at_rest(channel, *requests[0][1:])
-        return
     kind, path, specs, *rest = requests[0]
     tables = [TableSpec(*spec) for spec in specs]
     if kind == helper.LOOK:
@@ -90,22 +86,6 @@ def _look(channel: socket.socket, path: Path, tables: Sequence[TableSpec]) -> No
         if place is not None and gone.poll(1000 * _REST * (time.perf_counter() - began)):
             # Nothing more is asked: whoever did has gone.
             return
-    channel.sendall(b"".join(frames.encode(answer)))
-
-
-def _look_at_rest(channel: socket.socket, path: str, names: Sequence[str]) -> None:
-    """Look at tables of which nothing changes, as fast as it goes: a member waits for it."""
-
-    def tell(leaves: int) -> None:
-        channel.sendall(b"".join(frames.encode(leaves)))
-
-    answer: tuple[bool, Any] = (True, None)
-    # Thousands of leaves at a time, none of which is in a cycle.
-    gc.disable()
-    try:
-        at_rest.check_tables(Path(path), names, tell)
-    except StorageError as error:
-        answer = (False, messages.encode_error(error))
     channel.sendall(b"".join(frames.encode(answer)))
 
 

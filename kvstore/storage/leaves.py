@@ -9,10 +9,12 @@ Knows LMDB's data format as pages.py does, on machines of little-endian byte ord
 
 from __future__ import annotations
 
+from operator import lt
 from typing import Final
 
+_BRANCH: Final = 1
 _LEAF: Final = 2
-# Words of a page's header; halves of it.
+# Halves of a page's header.
 _HEADER_HALVES: Final = 8
 _NODE_HEADER: Final = 8
 _KEY_SIZE_HALF: Final = 3
@@ -75,6 +77,42 @@ def glance(pages: memoryview, page_size: int, leaves: list[Child]) -> tuple[int,
             continue
         rows += len(offsets)
     return rows, strange
+
+
+def descend(pages: memoryview, page_size: int, branch: Child) -> list[Child]:
+    """The pages that a branch leads to; none if it is not sound at a glance. pages: as for glance()."""
+    number, low, high = branch
+    begin = number * page_size
+    page = pages[begin : begin + page_size]
+    if len(page) < page_size:
+        return []
+    halves: memoryview = page.cast("H")
+    words: list[memoryview] = [page[shift : shift + (page_size - shift) // 8 * 8].cast("Q") for shift in (0, 2, 4, 6)]
+    if words[0][0] != number or halves[5] != _BRANCH or halves[6] & 1 or halves[6] > halves[7]:
+        return []
+    offsets: list[int] = halves[_HEADER_HALVES : halves[6] >> 1].tolist()
+    ordered: list[int] = sorted(offsets)
+    # A page of two nodes at least: what one leads to is a matter for a closer look.
+    if len(ordered) < 2 or ordered[0] != halves[7] or ordered[-1] > page_size - _NODE_HEADER:
+        return []
+    children: list[int] = []
+    bounds: list[bytes] = []
+    filled = 0
+    places = 0
+    for at in offsets:
+        places |= at
+        node: int = words[at >> 1 & 3][at >> 3]
+        key_size = node >> 48
+        filled += key_size + _NODE_HEADER + 1 & -2
+        children.append(node & 0xFFFFFFFFFFFF)
+        # The first of them leads to all that is below the second: its key says nothing.
+        bounds.append(page[at + _NODE_HEADER : at + _NODE_HEADER + key_size].tobytes() if bounds else low)
+    ends: list[bytes | None] = [*bounds[1:], high]
+    if places & 1 or filled != page_size - halves[7] or not all(map(lt, bounds, bounds[1:])):
+        return []
+    if high is not None and bounds[-1] >= high:
+        return []
+    return list(zip(children, bounds, ends, strict=True))
 
 
 def _within(

@@ -16,6 +16,7 @@ from kvstore.storage.engine import Engine, EngineOptions
 from kvstore.storage.errors import CorruptStore
 from kvstore.storage.pages import BRANCH, DATA_FILE, LEAF
 from kvstore.storage.transaction import ReadTransaction
+from kvstore.storage.walk import Walk
 
 TABLES = (TableSpec("plain"), TableSpec("room", seal=ROOM), TableSpec("log", APPEND), TableSpec("dups", DUP))
 
@@ -48,14 +49,14 @@ def commit_by_chance(engine: Engine, chance: random.Random, round_: int) -> None
 def reachable(engine: Engine) -> list[int]:
     """The pages of what is committed."""
     found = []
-    page = structure.Walk._page
+    page = Walk._page
 
-    def note(walk: structure.Walk, number: int, kind: int) -> bytes:
+    def note(walk: Walk, number: int, kind: int) -> bytes:
         found.append(number)
         return page(walk, number, kind)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(structure.Walk, "_page", note)
+        patch.setattr(Walk, "_page", note)
         structure.check(engine.env, TABLES)
     return found
 
