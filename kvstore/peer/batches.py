@@ -180,16 +180,16 @@ def _usual_batch(data: bytes) -> list[Message] | None:
 
 
 def _usual_message(data: bytes, at: int, end: int) -> Message | None:
-    """The message between two offsets, if its fields stand in their order and each only once; else None."""
+    """The message between two offsets; None if it has fields that are not usual, or is none.
+
+    Of a field that comes several times the last one counts, as with protobuf.
+    """
     message = Message()
     entries: list[Entry] = []
-    kind = last = 0
+    kind = 0
     while at < end:
         tag = data[at]
         field = tag >> 3
-        if tag > 0x7F or field < last or (field == last and field != _ENTRIES):
-            return None
-        last = field
         number, at = _varint(data, at + 1, end)
         if number < 0:
             return None
@@ -242,12 +242,8 @@ def _usual_entry(data: bytes, at: int, end: int) -> Entry | None:
     """The same for an entry."""
     term = index = kind = 0
     payload = b""
-    last = 0
     while at < end:
         tag = data[at]
-        if tag <= last:
-            return None
-        last = tag
         number, at = _varint(data, at + 1, end)
         if number < 0:
             return None
@@ -258,10 +254,11 @@ def _usual_entry(data: bytes, at: int, end: int) -> Entry | None:
         elif tag == 0x18:
             kind = number
         elif tag == 0x22:
-            if at + number != end:
+            stop = at + number
+            if stop > end:
                 return None
-            payload = data[at:end]
-            at = end
+            payload = data[at:stop]
+            at = stop
         else:
             return None
     if kind >= len(_ENTRY_TYPES):

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import pytest
 from google.protobuf.message import DecodeError
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from kvstore.pb import peer_pb2 as pb
@@ -61,6 +61,7 @@ def test_what_is_written_is_what_protobuf_writes(messages: list[Message]) -> Non
     assert decode_batch(expected) == messages
 
 
+@settings(max_examples=300)
 @given(st.lists(MESSAGES, min_size=1, max_size=2).map(encode_batch), st.data())
 def test_bytes_changed_lost_and_added_are_read_as_protobuf_reads_them(encoded: bytes, data: st.DataObject) -> None:
     at = data.draw(st.integers(0, len(encoded)))
@@ -84,10 +85,17 @@ def bodies(numbers: Sequence[int], longer: Sequence[int], inner: st.SearchStrate
 
 
 ANY_ENTRY = bodies((1, 2, 3, 5), (4,), st.binary(max_size=5))
-ANY_MESSAGE = bodies((1, 2, 3, 4, 5, 6, 8, 10, 11, 13, 14), (7, 7, 12, 9), st.one_of(ANY_ENTRY, st.binary(max_size=5)))
-ANY_BATCH = bodies((3, 4), (1, 1, 1, 2), ANY_MESSAGE)
+ANY_FIELDS = bodies((2, 3, 4, 5, 6, 8, 10, 11, 13, 14), (7, 7, 7, 12), ANY_ENTRY)
+# Mostly of a type that a peer may send, or nothing would be left to compare.
+ANY_MESSAGE = st.one_of(
+    st.builds(lambda kind, rest: field(1, 0, varint(kind)) + rest, st.sampled_from(FROM_PEERS), ANY_FIELDS),
+    st.builds(lambda kind, rest: field(1, 0, varint(kind)) + rest, st.sampled_from(FROM_PEERS), ANY_FIELDS),
+    bodies((1, 4, 14), (7, 9, 12), st.binary(max_size=5)),
+)
+ANY_BATCH = bodies((3,), (1, 1, 1, 1, 2), ANY_MESSAGE)
 
 
+@settings(max_examples=300)
 @given(ANY_BATCH)
 @example(b"")
 @example(b"\x0a\x00")
@@ -95,6 +103,16 @@ ANY_BATCH = bodies((3, 4), (1, 1, 1, 2), ANY_MESSAGE)
 @example(b"\x0a\x06\x08\x03\x3a\x02\x22\x00")
 @example(b"\x0a\x0c\x08\xff\xff\xff\xff\xff\xff\xff\xff\xff\x01")
 def test_fields_in_any_order_and_number_are_read_as_protobuf_reads_them(data: bytes) -> None:
+    assert by_hand(data) == by_protobuf(data)
+
+
+@settings(max_examples=600)
+@given(ANY_MESSAGE)
+@example(b"\x08\x03\x3a\x02\x22\x05\x62\x05ahead")
+@example(b"\x08\x03\x62\x05ah")
+@example(b"\x08\x03\x20" + b"\x80" * 10 + b"\x00")
+def test_a_single_message_is_read_as_protobuf_reads_it(body: bytes) -> None:
+    data = length_delimited(1, body)
     assert by_hand(data) == by_protobuf(data)
 
 
