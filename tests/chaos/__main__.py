@@ -17,6 +17,7 @@ from tests.chaos.report import summary
 from tests.chaos.scenarios import SCENARIOS, Plan
 from tests.chaos.verdict import Verdict
 from tests.cluster.harness import from_environment
+from tests.cluster.harness.process import none_left
 
 EXAMPLES = """\
 scenarios
@@ -44,9 +45,10 @@ def main() -> int:
     out.mkdir(parents=True, exist_ok=True)
     failed = []
     try:
-        for seed in arguments.seeds:
-            if not run(arguments, seed, out / f"{arguments.scenario}-{arguments.members}-{seed}"):
-                failed.append(seed)
+        with none_left():
+            for seed in arguments.seeds:
+                if not run(arguments, seed, out / f"{arguments.scenario}-{arguments.members}-{seed}"):
+                    failed.append(seed)
     except KeyboardInterrupt:
         print("interrupted: every process was ended", flush=True)
         if not arguments.out:

@@ -17,7 +17,7 @@ from tests.chaos.verdict import Verdict
 from tests.chaos.worker import Orders
 from tests.cluster.harness import from_environment, wait_until
 from tests.cluster.harness.binary import REPOSITORY
-from tests.cluster.harness.leftovers import alive, mentioning
+from tests.cluster.harness.leftovers import alive, give_up, of_directory
 from tests.history.model import Outcome
 
 os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
@@ -50,6 +50,7 @@ def test_a_cluster_that_is_mistreated_under_load_keeps_every_promise(tmp_path: P
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(240)
 def test_an_interrupted_run_leaves_no_process(tmp_path: Path) -> None:
     path = os.pathsep.join([str(REPOSITORY), str(REPOSITORY / "cmd"), os.environ.get("PYTHONPATH", "")])
     command = [sys.executable, "-m", "tests.chaos", "--seconds", "60", "--faults", "pause", f"--out={tmp_path / 'out'}"]
@@ -62,13 +63,13 @@ def test_an_interrupted_run_leaves_no_process(tmp_path: Path) -> None:
         text=True,
     )
     try:
-        wait_until(lambda: len(mentioning(tmp_path)) > 3, "members run", 60)
-        begun = mentioning(tmp_path)
+        wait_until(lambda: len(of_directory(tmp_path)) > 3, "members run", 100)
+        begun = of_directory(tmp_path)
         run.send_signal(signal.SIGINT)
-        assert run.wait(60) == 130
+        assert run.wait(100) == 130
         assert not any(map(alive, begun))
     finally:
-        os.killpg(run.pid, signal.SIGKILL) if run.poll() is None else None
+        give_up(run)
         assert run.stdout is not None
         run.stdout.close()
 

@@ -12,6 +12,7 @@ from collections import Counter
 from pathlib import Path
 from types import FrameType
 
+from tests.cluster.harness.process import none_left
 from tests.crash import damage, kill, power
 from tests.crash.catch_up import Straggler
 from tests.crash.examine import Outcome
@@ -45,7 +46,8 @@ def main() -> int:
     print(f"in {directory}", flush=True)
     signal.signal(signal.SIGTERM, _interrupt)
     try:
-        status = _run(arguments, directory)
+        with none_left():
+            status = _run(arguments, directory)
     except NoCompiler as reason:
         print(reason, file=sys.stderr)
         status = 2

@@ -15,7 +15,7 @@ import pytest
 
 from tests.cluster.harness import wait_until
 from tests.cluster.harness.binary import REPOSITORY
-from tests.cluster.harness.leftovers import alive, mentioning
+from tests.cluster.harness.leftovers import alive, give_up, of_directory
 
 
 @contextmanager
@@ -34,15 +34,13 @@ def tool(*words: str) -> Iterator[subprocess.Popen[str]]:
     try:
         yield run
     finally:
-        if run.poll() is None:
-            os.killpg(run.pid, signal.SIGKILL)
-            run.wait()
+        give_up(run)
         assert run.stdout is not None
         run.stdout.close()
 
 
 def members_run(directory: Path) -> bool:
-    return len(mentioning(directory)) > 1
+    return bool(of_directory(directory))
 
 
 def power_is_cut(directory: Path) -> bool:
@@ -75,10 +73,10 @@ def test_an_ended_run_leaves_nothing(words: tuple[str, ...], after: str, under_w
                 pytest.skip(said)
             assert said, f"it ended with {run.wait()}"
         wait_until(lambda: under_way(directory), "it is under way", 120)
-        begun = mentioning(directory)
+        begun = of_directory(directory)
         run.send_signal(signal.SIGTERM)
         _, status = run.communicate(timeout=120), run.returncode
         assert status == 130
         assert not any(map(alive, begun))
-        assert not mentioning(directory)
+        assert not of_directory(directory)
         assert not directory.exists()

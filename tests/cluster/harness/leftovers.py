@@ -2,19 +2,40 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
 from pathlib import Path
 
+GIVE_UP_SECONDS = 60.0
 
-def mentioning(directory: Path) -> list[int]:
-    """The processes whose command line has a directory in it."""
+
+def give_up(tool: subprocess.Popen[str]) -> None:
+    """End a tool that a failed test has left running: with all that it has started, if it can."""
+    if tool.poll() is not None:
+        return
+    tool.terminate()
+    try:
+        tool.wait(GIVE_UP_SECONDS)
+    except subprocess.TimeoutExpired:
+        os.killpg(tool.pid, signal.SIGKILL)
+        tool.wait()
+
+
+def of_directory(directory: Path) -> list[int]:
+    """The processes whose command line has a directory in it, or that work below it."""
     found = []
-    for entry in Path("/proc").glob("[0-9]*/cmdline"):
+    for entry in Path("/proc").glob("[0-9]*"):
         try:
-            if str(directory).encode() in entry.read_bytes():
-                found.append(int(entry.parent.name))
+            if _is_of(entry, str(directory)):
+                found.append(int(entry.name))
         except OSError:
             continue  # It has ended meanwhile.
     return found
+
+
+def _is_of(process: Path, directory: str) -> bool:
+    return directory.encode() in (process / "cmdline").read_bytes() or directory in str((process / "cwd").readlink())
 
 
 def alive(pid: int) -> bool:

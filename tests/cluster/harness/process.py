@@ -5,8 +5,8 @@ import secrets
 import select
 import signal
 import subprocess
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from tests.cluster.harness.waiting import wait_until
@@ -15,6 +15,24 @@ TAIL_BYTES = 6_000
 END_SECONDS = 30.0
 MARK = "KVSTORE_TEST_PROCESS"
 """The variable by which all that a process has started is known, also after it has ended itself."""
+
+RUN = "KVSTORE_TEST_RUN"
+"""The variable by which all that a run by hand has started is known."""
+
+
+@contextmanager
+def none_left() -> Iterator[None]:
+    """End what was started meanwhile and still runs; also what an interruption met between its start and its owner."""
+    token = secrets.token_hex(16)
+    os.environ[RUN] = token
+    mark = f"{RUN}={token}".encode()
+    try:
+        yield
+    finally:
+        del os.environ[RUN]
+        while left := [pid for pid in _pids() if pid != os.getpid() and _is_marked(pid, mark)]:
+            for pid in left:
+                _end(pid)
 
 
 class ManagedProcess:
