@@ -16,7 +16,7 @@ BUDGET_SECONDS = float(os.environ.get("KVSTORE_SIMULATION_SECONDS", "20"))
 SEEDS_FOR_A_FAULT = 200
 
 UNDECIDED = 0.1
-"""The share of worlds, beside one, whose history the checker may give up on: too many calls may have no answer. What their
+"""The share of worlds, beside one, whose history the checker may give up on: too many calls may have no answer. What
 clients saw was checked by revisions as it happened all the same; a checker that gave up on more would be of no use."""
 
 
