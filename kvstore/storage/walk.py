@@ -39,7 +39,7 @@ _DUP_DATA: Final = 4
 _DIRTY: Final = 0x10
 _SUB_PAGE: Final = 0x40
 # Of the flags that a table is stored with, the only one that is used here.
-_DUP_SORT: Final = 4
+DUP_SORT: Final = 4
 _MAX_DEPTH: Final = 32
 
 Node = tuple[bytes, int, int, int]
@@ -68,7 +68,7 @@ class Walk:
                 if flags != _SUB_DATA or size != TREE_SIZE:
                     raise BadPage(f"page {number} does not list tables")
                 pad, tree = parse_tree(page, at)
-                if pad or tree.flags & ~_DUP_SORT:
+                if pad or tree.flags & ~DUP_SORT:
                     raise BadPage(f"page {number} has a table of no kind")
                 yield name, tree
 
