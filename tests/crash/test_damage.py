@@ -64,9 +64,11 @@ def test_a_flipped_bit_in_a_page_of_the_log_or_the_state_is_not_served(patients:
     assert {damage.path for damage in pages} == {"member/wal/data.mdb", "member/db/data.mdb"}
     findings = patients.suffer_all(iter(pages))
     assert not findings.of(Outcome.SERVED, Outcome.DIED)
-    # Harmless in pages that are free, and in bytes that mean nothing.
+    # Harmless in pages that are free, and in bytes that mean nothing; a few are found by the first read.
     ways = [each for each in findings.all if each[0].where.endswith(("header", "table of nodes"))]
-    assert {outcome for _, outcome, _ in ways} == {Outcome.REFUSED, Outcome.HARMLESS}
+    outcomes = {outcome for _, outcome, _ in ways}
+    assert Outcome.REFUSED in outcomes
+    assert outcomes <= {Outcome.REFUSED, Outcome.HARMLESS, Outcome.STOPPED}, findings.of(Outcome.LOOKED)
     for damage, outcome, said in ways:
         if outcome == Outcome.REFUSED:
             assert "/member/" in said, f"{damage} does not say what is broken: {said}"
