@@ -41,7 +41,7 @@ MAX_PARKED: Final = 1024
 """Forwarded proposals that a leader which hands its leadership on keeps for its successor; more are lost."""
 
 MAX_APPENDS: Final = 2
-"""Appends that a leader has under way at most: one that is being written, and one that is being made."""
+"""Appends of its own requests that a leader has under way at most: one being written, and one being made."""
 
 TURN_SECONDS: Final = 0.01
 """A turn that has worked this long lets connections go on and continues in the next one."""
@@ -125,7 +125,7 @@ class ReadyLoop:
         self._appends: list[Message] = []
         self._applies: list[Message] = []
         self._answers: list[Message] = []
-        # As the leader: the last index of each append that is not committed yet.
+        # As the leader: the last index of each append of its own requests that is not committed yet.
         self._under_way: deque[int] = deque()
         self._turning = False
         # Term and vote that the log has or is about to have; for each write under way, what follows it.
@@ -258,7 +258,8 @@ class ReadyLoop:
         """Propose what waits. A leader with appends under way lets it wait, so that it fills one entry, not several.
 
         Nothing is lost by it: what waits goes when the first of them is committed, and every entry costs this member
-        and each follower a write and a message, whatever is in it.
+        and each follower a write and a message, whatever is in it. What others pass on is appended as it comes and does
+        not count: with enough of that under way all the time, the leader's own requests would wait for ever.
         """
         if not self.leadership.leader:
             return
@@ -283,6 +284,8 @@ class ReadyLoop:
                 node.propose_batch([payload for _, payload in wanted])
                 for sequence, _ in wanted:
                     self._proposals.proposed(sequence, term)
+                if node.leads:
+                    self._under_way.append(node.uncommitted().stop - 1)
             self._unproposed = []
         except ProposalDropped:
             # Nothing of it was taken. It goes again with the next turn; at the latest the next tick brings one.
@@ -315,8 +318,6 @@ class ReadyLoop:
             to = message.to
             if to == LOCAL_APPEND_THREAD:
                 self._appends.append(message)
-                if message.entries and self.leadership.is_leader:
-                    self._under_way.append(message.entries[-1].index)
             elif to == LOCAL_APPLY_THREAD:
                 self._applies.append(message)
             else:

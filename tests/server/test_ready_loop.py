@@ -180,6 +180,43 @@ async def test_requests_of_one_turn_share_an_entry() -> None:
     assert leader.loop.committed == before + 1
 
 
+async def turns() -> None:
+    for _ in range(10):
+        await asyncio.sleep(0)
+
+
+async def test_a_leader_with_two_of_its_own_entries_under_way_gathers_what_comes_into_one_more() -> None:
+    group = Group()
+    leader = await group.lead(1)
+    group.cut = {1}
+    before = len(leader.loop.node.uncommitted())
+    promises = []
+    for number in range(6):
+        promises.append(leader.put(b"%d" % number))
+        await turns()
+    assert len(leader.loop.node.uncommitted()) == before + 2
+    committed = leader.loop.committed
+    group.cut = set()
+    await group.until(lambda: all(promise.done() for promise in promises))
+    assert leader.loop.committed == committed + 3
+    assert leader.machine.keys == [b"%d" % number for number in range(6)]
+
+
+async def test_what_others_pass_on_does_not_keep_a_leaders_own_requests_waiting() -> None:
+    group = Group()
+    leader = await group.lead(1)
+    group.cut = {1}
+    for _ in range(5):
+        entry = Entry(data=b"of another member")
+        leader.loop.receive([Message(MessageType.PROP, to=1, from_=2, entries=[entry])])
+        await turns()
+    before = len(leader.loop.node.uncommitted())
+    assert before >= 5
+    leader.put(b"its own")
+    await turns()
+    assert len(leader.loop.node.uncommitted()) == before + 1
+
+
 async def test_requests_without_a_leader_wait_for_one() -> None:
     group = Group()
     member = group.members[3]
