@@ -17,8 +17,6 @@ from kvstore.storage import frames
 from kvstore.storage.at_rest import check_part
 from kvstore.storage.errors import StorageError
 
-_READ_SIZE = 64 * 1024
-
 
 def serve(channel: socket.socket) -> None:
     """Answer the one request: (path, names of tables, part, parts).
@@ -26,14 +24,10 @@ def serve(channel: socket.socket) -> None:
     With frames of the number of leaves that have been looked at since the frame before, and at last one of (True, rows
     by table) or (False, class and text of the error).
     """
-    reader = frames.FrameReader()
-    requests: list[Any] = []
-    while not requests:
-        data = channel.recv(_READ_SIZE)
-        if not data:
-            return
-        requests = reader.feed(data)
-    path, names, part, parts = requests[0]
+    request = frames.receive(channel)
+    if request is None:
+        return
+    path, names, part, parts = request
 
     def tell(leaves: int) -> None:
         channel.sendall(b"".join(frames.encode(leaves)))

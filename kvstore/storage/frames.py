@@ -7,9 +7,11 @@ Version 2 of the format is the newest that does not search for shared objects wh
 from __future__ import annotations
 
 import marshal
+from socket import socket
 from typing import Any, Final
 
 _LENGTH: Final = 4
+_READ_SIZE: Final = 256 * 1024
 _FORMAT: Final = 2
 
 
@@ -57,3 +59,12 @@ class FrameReader:
         if position:
             del buffer[:position]
         return values
+
+
+def receive(channel: socket) -> Any:
+    """The first value that comes through a blocking socket, behind which nothing follows; None if it ends before."""
+    reader = FrameReader()
+    while data := channel.recv(_READ_SIZE):
+        if values := reader.feed(data):
+            return values[0]
+    return None

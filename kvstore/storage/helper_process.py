@@ -25,8 +25,6 @@ from kvstore.storage.errors import StorageError
 from kvstore.storage.meta import META
 from kvstore.storage.transaction import ReadTransaction
 
-_READ_SIZE: Final = 256 * 1024
-
 # Leaves that are looked at in a step, some 10 ms, and the pause behind it as a multiple of what it took: a look at all
 # pages shall take a twentieth of a processor, or of the disk, at most.
 _LEAVES: Final = 500
@@ -36,14 +34,10 @@ _LOWEST_PRIORITY: Final = 19
 
 def serve(channel: socket.socket) -> None:
     """Answer the one request."""
-    reader = frames.FrameReader()
-    requests: list[Any] = []
-    while not requests:
-        data = channel.recv(_READ_SIZE)
-        if not data:
-            return
-        requests = reader.feed(data)
-    kind, path, specs, *rest = requests[0]
+    request = frames.receive(channel)
+    if request is None:
+        return
+    kind, path, specs, *rest = request
     tables = [TableSpec(*spec) for spec in specs]
     if kind == helper.LOOK:
         _look(channel, Path(path), tables)
