@@ -19,6 +19,8 @@ class PeerStream(Protocol):
     """What is used of a ClientStream."""
 
     @property
+    def connected(self) -> bool: ...
+    @property
     def writable(self) -> bool: ...
     def write(self, message: bytes, /) -> object: ...
     def flush(self) -> None: ...
@@ -76,6 +78,12 @@ class Sender:
         self._owner = owner
         self._stats = stats
         self._held: list[Message] = []
+
+    @property
+    def connected(self) -> bool:
+        """Whether what is sent now is on its way at once."""
+        stream = self.stream
+        return stream is not None and stream.connected
 
     def send(self, messages: list[Message]) -> None:
         """Send raft messages, all in one; a MsgSnap begins the sending of a copy."""

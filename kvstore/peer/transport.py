@@ -138,6 +138,11 @@ class Link:
         """Send raft messages, all in one; a MsgSnap begins the sending of a copy."""
         self._sender.send(messages)
 
+    @property
+    def connected(self) -> bool:
+        """Whether a message sent now is on its way, not dropped for want of a connection."""
+        return self._sender.connected
+
     def call(self, method: str, request: bytes, timeout: float) -> Promise[bytes]:
         """Call a method of the member's Peer service."""
         return self._channel.unary(SERVICE + method, request, metadata=self._caller().metadata(), timeout=timeout)
@@ -383,6 +388,11 @@ class Transport:
         link = self._links.get(to)
         if link is not None:
             link.send(messages)
+
+    def reaches(self, member: int) -> bool:
+        """Whether a message sent to a member now is on its way, as far as can be told here."""
+        link = self._links.get(member)
+        return link is not None and link.connected
 
     def call(self, member: int, method: str, request: bytes, timeout: float) -> Promise[bytes]:
         """Call a method of a member's Peer service. Fails with RpcError."""

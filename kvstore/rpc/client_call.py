@@ -246,6 +246,11 @@ class ClientStream:
         return self.connection.queued(self.stream_id)
 
     @property
+    def connected(self) -> bool:
+        """Whether what is written now is on its way, and does not wait for a connection that may never come."""
+        return self.connection is not None and not self.finished
+
+    @property
     def writable(self) -> bool:
         """Whether more should be written now; false when the call has ended or is half-closed."""
         return not self.finished and not self.half_closed and self.buffered < self._limit

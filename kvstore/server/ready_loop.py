@@ -72,6 +72,13 @@ class StateMachine(Protocol):
         """Everything of this turn is applied: flush, notify."""
 
 
+class Links(Peers, Protocol):
+    """The ways to the other members."""
+
+    def reaches(self, member: int) -> bool:
+        """Whether a message sent to a member now is on its way, not dropped for want of a connection."""
+
+
 @dataclass(slots=True, frozen=True)
 class Leadership:
     """Who leads as far as this member knows, and whether it does itself."""
@@ -93,7 +100,7 @@ class ReadyLoop:
         node: RawNode,
         member_id: int,
         log: Log,
-        peers: Peers,
+        peers: Links,
         machine: StateMachine,
         proposals: Proposals,
         reads: ReadRounds,
@@ -107,6 +114,7 @@ class ReadyLoop:
         self._node = node
         self._id = member_id
         self._log = log
+        self._peers = peers
         self._outbox = Outbox(peers, self._loop.call_later, self._loop.time)
         self._machine = machine
         self._proposals = proposals
@@ -261,18 +269,21 @@ class ReadyLoop:
         and each follower a write and a message, whatever is in it. What others pass on is appended as it comes and does
         not count: with enough of that under way all the time, the leader's own requests would wait for ever.
         """
-        if not self.leadership.leader:
+        leadership = self.leadership
+        if not leadership.leader or not (self._proposals.has_open or self._unproposed):
             return
-        if self.leadership.is_leader:
+        if leadership.is_leader:
             under_way = self._under_way
             while under_way and under_way[0] <= self.committed:
                 under_way.popleft()
             if len(under_way) >= MAX_APPENDS:
                 return
+        elif not self._peers.reaches(leadership.leader):
+            # It would be lost, and its callers would wait for nothing. The next tick looks again, or another leads.
+            return
         if self._proposals.has_open:
             self._unproposed += self._proposals.take()
-        if self._unproposed:
-            self._propose()
+        self._propose()
 
     def _propose(self) -> None:
         node = self._node

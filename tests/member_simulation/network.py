@@ -197,6 +197,11 @@ class Call:
     # The client's end: ClientStream, as far as it is used.
 
     @property
+    def connected(self) -> bool:
+        """Whether the server has taken it, and nothing has become of that."""
+        return self._end is not None and self.writable
+
+    @property
     def writable(self) -> bool:
         """Whether more should be written."""
         return not self._finished and self._broken is None

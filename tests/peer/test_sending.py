@@ -22,6 +22,7 @@ class Stream:
     """Keeps what is written; what is not flushed has not left."""
 
     def __init__(self) -> None:
+        self.connected = True
         self.writable = True
         self.sent: list[bytes] = []
         self._written: list[bytes] = []
@@ -86,6 +87,19 @@ def test_messages_leave_at_once_and_together() -> None:
     assert stream.messages == [[append(1), beat(1)], [append(2)]]
     assert stats.sent_bytes == sum(len(each) for each in stream.sent)
     assert (stats.sent_failures, owner.full, owner.lost) == (0, [], 0)
+
+
+def test_it_is_connected_while_it_has_a_stream_that_is() -> None:
+    stream = Stream()
+    made, _, _ = sender(None)
+    assert not made.connected
+    made.stream = stream
+    assert made.connected
+    stream.connected = False
+    assert not made.connected
+    stream.connected = True
+    made.end()
+    assert not made.connected
 
 
 def test_they_have_a_checksum_once_the_cluster_speaks_the_version_that_has_them() -> None:

@@ -233,6 +233,19 @@ async def test_a_call_fails_at_once_when_nobody_listens() -> None:
     await channel.close()
 
 
+async def test_a_stream_says_whether_it_has_a_connection(talk: Talk) -> None:
+    channel, _ = talk
+    stream = channel.stream(CHAT)
+    # What is written now waits, and is lost if there is no connection in the end.
+    assert stream.writable
+    assert not stream.connected
+    stream.write(text("hello"))
+    assert Text.FromString(await stream.read()).text
+    assert stream.connected
+    stream.cancel()
+    assert not stream.connected
+
+
 async def test_a_call_may_wait_for_the_server_to_come_up() -> None:
     port = free_port()
     channel = Channel(f"127.0.0.1:{port}", options=FAST)

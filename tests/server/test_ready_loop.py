@@ -119,6 +119,9 @@ class TestMember:
     def send(self, to: int, messages: list[Message]) -> None:
         asyncio.get_running_loop().call_soon(self.group.deliver, self.id, to, messages)
 
+    def reaches(self, member: int) -> bool:
+        return (self.id, member) not in self.group.unconnected
+
     def put(self, key: bytes, reign: int = 0) -> Promise[bytes]:
         promise: Promise[bytes] = Promise()
         request = pb.PutRequest(key=key)
@@ -133,15 +136,19 @@ class TestMember:
 
 
 class Group:
-    """Three members; messages between those in `cut` and the others are lost."""
+    """Three members; messages between those in `cut` and the others are lost.
+
+    unconnected: pairs of which the first has no connection to the second, and knows it.
+    """
 
     def __init__(self) -> None:
         self.failures: list[BaseException] = []
         self.cut: set[int] = set()
+        self.unconnected: set[tuple[int, int]] = set()
         self.members = {number: TestMember(number, self) for number in (1, 2, 3)}
 
     def deliver(self, from_: int, to: int, messages: list[Message]) -> None:
-        if (from_ in self.cut) == (to in self.cut):
+        if (from_ in self.cut) == (to in self.cut) and (from_, to) not in self.unconnected:
             self.members[to].loop.receive(messages)
 
     async def until(self, condition: Callable[[], bool]) -> None:
@@ -200,6 +207,33 @@ async def test_a_leader_with_two_of_its_own_entries_under_way_gathers_what_comes
     await group.until(lambda: all(promise.done() for promise in promises))
     assert leader.loop.committed == committed + 3
     assert leader.machine.keys == [b"%d" % number for number in range(6)]
+
+
+async def test_a_follower_keeps_requests_until_it_has_a_connection_to_the_leader() -> None:
+    group = Group()
+    leader = await group.lead(1)
+    follower = group.members[2]
+    group.unconnected = {(2, 1)}
+    promises = [follower.put(b"%d" % number) for number in range(3)]
+    await turns()
+    assert follower.proposals.has_open
+    group.unconnected = set()
+    # The next look is a tick's.
+    await group.until(lambda: all(promise.done() for promise in promises))
+    assert [promise.exception() for promise in promises] == [None] * 3
+    assert leader.machine.keys == [b"0", b"1", b"2"]
+
+
+async def test_what_a_follower_could_not_send_goes_to_who_leads_next() -> None:
+    group = Group()
+    await group.lead(1)
+    follower = group.members[2]
+    group.unconnected = {(2, 1), (3, 1), (1, 2), (1, 3)}
+    promise = follower.put(b"kept")
+    await group.until(lambda: follower.loop.leadership.leader not in (0, 1))
+    await group.until(promise.done)
+    assert promise.exception() is None
+    assert follower.machine.keys == [b"kept"]
 
 
 async def test_what_others_pass_on_does_not_keep_a_leaders_own_requests_waiting() -> None:
@@ -379,6 +413,9 @@ class Alone:
 
     def send(self, to: int, messages: list[Message]) -> None:
         pass
+
+    def reaches(self, member: int) -> bool:
+        return True
 
     def apply(self, entries: Sequence[Entry]) -> None:
         for entry in entries:
