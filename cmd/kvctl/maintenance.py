@@ -27,7 +27,8 @@ if TYPE_CHECKING:
 def defrag(settings: Settings, words: tuple[str, ...]) -> None:
     """Give the space that a store does not use back to the file system, one endpoint after the other.
 
-    A member serves nothing while it does this: with many gigabytes raise --command-timeout.
+    A member first frees what compactions have left to free, and answers more slowly meanwhile; a member of etcd serves
+    nothing. With many gigabytes raise --command-timeout.
     """
     from kvctl import session
     from kvstore.client import errors

@@ -44,6 +44,10 @@ CROWDED_REQUESTS: Final = 5_000
 """Requests waiting, beyond which a client that has many of them is refused more; one that has few is still served."""
 
 
+FREEING_SECONDS: Final = 30.0
+"""What a defragmentation waits at most for compactions to free what they can: some 2,000,000 old versions."""
+
+
 class Member:
     """One member.
 
@@ -316,7 +320,18 @@ class Member:
         return self.maintenance.snapshot()
 
     async def defragment(self) -> None:
-        """Rewrite the state's file without its free pages."""
+        """Rewrite the state's file without its free pages, of which there are more once compactions are done.
+
+        A compaction that was answered counts, whichever member answered it; without a leader only if it has come here.
+        """
+        compactor = self.store.compactor
+        freed = asyncio.Event()
+        with contextlib.suppress(errors.KvstoreError, TimeoutError):
+            async with asyncio.timeout(FREEING_SECONDS):
+                if self.loop.leadership.leader:
+                    await self.linearizable()
+                compactor.when_finished(self.store.compact_revision, freed.set)
+                await freed.wait()
         await self.maintenance.defragment()
 
     async def move_leader(self, target: int) -> None:
