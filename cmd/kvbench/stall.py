@@ -26,7 +26,7 @@ from kvbench.servers import OWN_NAME, Cluster, Program
 from kvbench.workloads import fill
 
 BEFORE_SECONDS = 0.5
-LAG = re.compile(r'^kvstore_loop_lag_seconds_bucket\{le="([^"]+)"\} (\d+)', re.MULTILINE)
+LAG = re.compile(r'^kvstore_loop_lag_distribution_seconds_bucket\{le="([^"]+)"\} (\d+)', re.MULTILINE)
 
 
 @dataclass(frozen=True, slots=True)

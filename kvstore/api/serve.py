@@ -38,7 +38,7 @@ async def serve(config: Config, logger: FilteringBoundLogger, stop: asyncio.Even
     """
     metrics = Metrics()
     publish_descriptors(metrics)
-    lag = LoopLag(asyncio.get_running_loop(), metrics.histogram("kvstore_loop_lag_seconds"))
+    lag = LoopLag(asyncio.get_running_loop(), metrics)
     running = await start_member(config, metrics)
     lag.start()
     try:

@@ -2,7 +2,9 @@
 
 import asyncio
 import re
+from collections.abc import Callable
 from pathlib import Path
+from typing import cast
 
 import pytest
 from prometheus_client import parser
@@ -13,6 +15,7 @@ from kvstore.rpc.status import StatusCode
 from kvstore.server.metrics import CallMetrics, LoopLag, Metrics, publish_descriptors
 from kvstore.server.metrics.catalog import CATALOG
 from kvstore.server.metrics.export import collector_registry, exposition
+from kvstore.server.metrics.process import WORST_SECONDS
 from kvstore.server.metrics.values import Family, Histogram, exponential_buckets
 
 ETCD_NAMES = (Path(__file__).parent / "etcd_metrics.txt").read_text().splitlines()
@@ -74,7 +77,10 @@ def test_every_metric_of_etcd_is_in_the_catalog_as_it_is_there(line: str) -> Non
 
 def test_the_catalog_holds_nothing_else_but_calls_and_the_loop() -> None:
     others = set(CATALOG) - {line.split()[0] for line in ETCD_NAMES}
-    assert {name for name in others if not name.startswith("grpc_server_")} == {"kvstore_loop_lag_seconds"}
+    assert {name for name in others if not name.startswith("grpc_server_")} == {
+        "kvstore_loop_lag_seconds",
+        "kvstore_loop_lag_distribution_seconds",
+    }
 
 
 def test_every_fed_metric_is_published_under_its_exact_name_and_type() -> None:
@@ -213,8 +219,8 @@ def test_the_process_and_its_descriptors_are_published() -> None:
 
 async def test_a_busy_loop_shows_as_lag() -> None:
     loop = asyncio.get_running_loop()
-    histogram = Metrics().histogram("kvstore_loop_lag_seconds")
-    lag = LoopLag(loop, histogram)
+    metrics = Metrics()
+    lag = LoopLag(loop, metrics)
     lag.start()
     sampled = asyncio.Event()
 
@@ -230,4 +236,35 @@ async def test_a_busy_loop_shows_as_lag() -> None:
         await sampled.wait()
     lag.stop()
     # On a machine that is busy with other things more samples are late; this one is among them.
-    assert histogram.sum >= 0.04
+    samples = samples_of(classic(metrics))
+    assert samples["kvstore_loop_lag_distribution_seconds_sum"].value >= 0.04
+    assert samples["kvstore_loop_lag_seconds"].value >= 0.04
+
+
+def test_the_longest_lag_is_published_until_scrapes_have_seen_it() -> None:
+    class Clock:
+        now = 100.0
+
+        def time(self) -> float:
+            return self.now
+
+        def call_at(self, when: float, function: Callable[[], None]) -> asyncio.TimerHandle:
+            self.due, self.sample = when, function
+            return cast(asyncio.TimerHandle, None)
+
+    clock = Clock()
+    lag = LoopLag(cast(asyncio.AbstractEventLoop, clock), Metrics())
+    lag.start()
+
+    def late(seconds: float) -> float:
+        clock.now = clock.due + seconds
+        clock.sample()
+        return lag.worst()
+
+    assert late(0.5) == pytest.approx(0.5)
+    assert late(0.1) == pytest.approx(0.5)
+    began = clock.now
+    while late(0.0) > 0.4:
+        assert clock.now < began + 2 * WORST_SECONDS + 1
+    assert clock.now > began + WORST_SECONDS
+    assert late(0.2) == pytest.approx(0.2)

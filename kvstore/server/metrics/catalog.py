@@ -204,8 +204,9 @@ _NETWORK = (
 _PROCESS = (
     _gauge("os_fd_limit", "File descriptors that this process may have."),
     _gauge("os_fd_used", "File descriptors that this process has."),
+    _gauge("kvstore_loop_lag_seconds", "The latest that the event loop ran a timer in the last half minute."),
     _histogram(
-        "kvstore_loop_lag_seconds",
+        "kvstore_loop_lag_distribution_seconds",
         "How late the event loop ran a timer, sampled fifty times a second.",
         exponential_buckets(0.0005, 2, 15),
     ),
