@@ -201,7 +201,7 @@ FAULTS: tuple[Fault, ...] = (
         "reload",
         _skip_what_a_snapshot_brought,
         "told of|misses|every watch",
-        first=12,
+        first=13,
     ),
     Fault(
         "checkpoints outlive renewals",
@@ -209,6 +209,7 @@ FAULTS: tuple[Fault, ...] = (
         "owed_checkpoint",
         _let_checkpoints_outlive_renewals,
         "promised",
+        first=10,
     ),
     Fault(
         "leases are those from before a snapshot",
@@ -216,7 +217,7 @@ FAULTS: tuple[Fault, ...] = (
         "reload",
         _keep_the_leases_from_before_a_snapshot,
         "",
-        first=7,
+        first=13,
     ),
     Fault("the configuration is not stored", State, "set_conf_state", _forget_the_configuration, ""),
     Fault(
@@ -229,7 +230,7 @@ FAULTS: tuple[Fault, ...] = (
         "_append_commit",
         _forget_that_a_removal_is_committed,
         "removal: ",
-        first=10,
+        first=21,
     ),
     Fault("a batch is proposed twice", Proposals, "take", _propose_twice, "takes effect at"),
 )
