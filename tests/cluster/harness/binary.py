@@ -1,7 +1,8 @@
 """Which program the tests run: kvstored, or an etcd to develop the tests themselves against.
 
-KVSTORE_TEST_BINARY=etcd picks the etcd on the PATH (or give a path). Flags that an older etcd has not are left away;
-a test that does not apply to its API level says so itself.
+KVSTORE_TEST_BINARY=etcd picks the etcd on the PATH (or give a path); the path of an installed kvstored, as the compiled
+.venv-compiled/bin/kvstored, that one instead of the sources. Flags that an older etcd has not are left away; a test
+that does not apply to its API level says so itself.
 """
 
 import os
@@ -47,6 +48,15 @@ def kvstored() -> Binary:
     return Binary("kvstored", (sys.executable, "-m", "kvstored"), {"PYTHONPATH": path.rstrip(os.pathsep)})
 
 
+def installed(program: str) -> Binary:
+    """A kvstored that is installed somewhere. Raises FileNotFoundError if it is not there."""
+    path = shutil.which(program)
+    if path is None:
+        raise FileNotFoundError(f"{program} is not a program")
+    # The sources would hide what is installed.
+    return Binary("kvstored", (str(Path(path).absolute()),), {"PYTHONPATH": ""})
+
+
 def reference(program: str) -> Binary:
     """An etcd. Raises FileNotFoundError if it is not there."""
     path = shutil.which(program)
@@ -64,4 +74,6 @@ def reference(program: str) -> Binary:
 def from_environment() -> Binary:
     """The program under test."""
     wanted = os.environ.get("KVSTORE_TEST_BINARY", "kvstored")
-    return kvstored() if wanted == "kvstored" else reference(wanted)
+    if wanted == "kvstored":
+        return kvstored()
+    return installed(wanted) if Path(wanted).name == "kvstored" else reference(wanted)
