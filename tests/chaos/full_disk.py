@@ -74,7 +74,7 @@ def disk_full(nemesis: Nemesis) -> None:
         ("the leader's", lambda: [cluster.leader()]),
     )
     for name, find in cases:
-        _fill(nemesis, name, find())
+        fill(nemesis, name, find())
 
 
 class Readers:
@@ -168,7 +168,11 @@ def fill_up(write: Callable[[], bool], held: int, name: str, patience: float = N
     return most + 1
 
 
-def _fill(nemesis: Nemesis, name: str, full: Sequence[Member]) -> None:
+def fill(nemesis: Nemesis, name: str, full: Sequence[Member]) -> None:
+    """Leave some members no room, see them refuse writes and answer reads, make room, and see them recover.
+
+    name: whose disks these are, in words. Raises AssertionError, ConditionNotMet for what does not come in time.
+    """
     arena, members = nemesis.arena, nemesis.cluster.members
     writes = Writes()
     for member in full:

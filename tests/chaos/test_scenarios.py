@@ -126,8 +126,8 @@ def test_members_without_room_refuse_writes_answer_reads_and_recover_by_themselv
         pytest.skip("there is no fault layer on this machine")
 
     def work(nemesis: Nemesis) -> None:
-        full_disk._fill(nemesis, "every member's", list(nemesis.cluster.members))
-        full_disk._fill(nemesis, "the leader's", [nemesis.cluster.leader()])
+        full_disk.fill(nemesis, "every member's", list(nemesis.cluster.members))
+        full_disk.fill(nemesis, "the leader's", [nemesis.cluster.leader()])
 
     endured(tmp_path, 3, work)
 
