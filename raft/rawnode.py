@@ -389,6 +389,11 @@ class RawNode:
         """Whether it takes itself for its term's leader."""
         return self.raft.state == StateType.LEADER
 
+    @property
+    def leader(self) -> int:
+        """Who leads in its term as far as it knows, to whom proposals go; 0: nobody."""
+        return self.raft.lead
+
     def uncommitted(self) -> range:
         """Indices of the entries that the log has and that are not known to be committed."""
         log = self.raft.log

@@ -15,6 +15,12 @@ MAX_HELD: Final = 4096
 """Messages kept for a peer whose stream is full; more are dropped."""
 
 
+BATCH_BYTES: Final = 1 << 20
+"""Messages go together until their entries have so much. A follower that was away is owed hundreds of megabytes at
+once: encoding all of it would hold up the loop, and the other side has to hold what is not whole.
+"""
+
+
 class PeerStream(Protocol):
     """What is used of a ClientStream."""
 
@@ -97,7 +103,7 @@ class Sender:
         if stream is None:
             self._lost(messages)
         elif not self._held and stream.writable:
-            self._write(stream, messages)
+            self._write_all(stream, messages)
         elif len(self._held) < MAX_HELD:
             if not self._held:
                 self._owner.is_full(stream)
@@ -124,13 +130,28 @@ class Sender:
         """A stream takes messages again."""
         if stream is self.stream:
             held, self._held = self._held, []
-            self._write(stream, held)
+            self._write_all(stream, held)
 
     def end(self) -> None:
         """The stream has ended: what is held is lost."""
         self.stream = None
         held, self._held = self._held, []
         self._lost(held)
+
+    def _write_all(self, stream: PeerStream, messages: list[Message]) -> None:
+        """Write messages, in as many batches as it takes; what the stream does not take any more is held."""
+        begin = size = 0
+        for number, message in enumerate(messages):
+            if size >= BATCH_BYTES:
+                self._write(stream, messages[begin:number])
+                begin, size = number, 0
+                if not stream.writable:
+                    self._held = messages[begin:]
+                    self._owner.is_full(stream)
+                    return
+            for entry in message.entries:
+                size += len(entry.data)
+        self._write(stream, messages[begin:] if begin else messages)
 
     def _write(self, stream: PeerStream, messages: list[Message]) -> None:
         data = encode_batch(messages)

@@ -31,6 +31,12 @@ CALL_SECONDS: Final = 5.0
 PROBE_SECONDS: Final = 2.0
 """Between two measurements of how long a member takes to answer."""
 
+SILENT_SECONDS: Final = 2.0
+DEAD_SECONDS: Final = 5.0
+"""A member that has sent nothing for so long is asked for a sign of life, and given up after so long without one:
+together no longer than a client waits for a request that was passed on.
+"""
+
 RETRY_SECONDS: Final = 0.1
 
 SNAPSHOT_RETRY_SECONDS: Final = 0.5
@@ -72,7 +78,8 @@ def open_channel(url: str) -> Channel:
             connect_timeout=CALL_SECONDS,
             backoff_initial=0.1,
             backoff_max=1.0,
-            keepalive_interval=5.0,
+            keepalive_interval=SILENT_SECONDS,
+            keepalive_timeout=DEAD_SECONDS,
             # Nothing is kept for the end of the turn: the peer is to have it while this member works on.
             socket_buffer_bytes=0,
         ),

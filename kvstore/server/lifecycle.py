@@ -222,6 +222,7 @@ class Lifecycle:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self.member.stop()
         await self._close()
 
     async def _hand_over(self, attempt: int = 0) -> None:

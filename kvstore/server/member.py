@@ -93,6 +93,7 @@ class Member:
         self._answers = ReadAnswers(self.store.range_steps, self.header, asyncio.get_running_loop().call_soon)
         self._quota = config.quota
         self._raising_no_space = False
+        self._defragmentations: set[asyncio.Task[None]] = set()
         self._leader_lost_callbacks: dict[int, Callable[[], None]] = {}
 
     # What every answer needs.
@@ -323,7 +324,14 @@ class Member:
         """Rewrite the state's file without its free pages, of which there are more once compactions are done.
 
         A compaction that was answered counts, whichever member answered it; without a leader only if it has come here.
+        Goes on when the caller is cancelled: who waits no longer may ask again, and find it done.
         """
+        task = asyncio.create_task(self._defragment())
+        self._defragmentations.add(task)
+        task.add_done_callback(self._defragmentations.discard)
+        await asyncio.shield(task)
+
+    async def _defragment(self) -> None:
         compactor = self.store.compactor
         freed = asyncio.Event()
         with contextlib.suppress(errors.KvstoreError, TimeoutError):
@@ -333,6 +341,12 @@ class Member:
                 compactor.when_finished(self.store.compact_revision, freed.set)
                 await freed.wait()
         await self.maintenance.defragment()
+
+    async def stop(self) -> None:
+        """Give up what waits for its time to come."""
+        for task in self._defragmentations:
+            task.cancel()
+        await asyncio.gather(*self._defragmentations, return_exceptions=True)
 
     async def move_leader(self, target: int) -> None:
         """Hand leadership on. Raises NotLeader, BadLeaderTransferee or RequestTimeout."""

@@ -43,6 +43,9 @@ MAX_PARKED: Final = 1024
 MAX_APPENDS: Final = 2
 """Appends of its own requests that a leader has under way at most: one being written, and one being made."""
 
+PASSED_ON_BYTES: Final = 1 << 20
+"""Requests passed on to the leader in one message, unless the first alone is larger."""
+
 TURN_SECONDS: Final = 0.01
 """A turn that has worked this long lets connections go on and continues in the next one."""
 
@@ -269,16 +272,20 @@ class ReadyLoop:
         and each follower a write and a message, whatever is in it. What others pass on is appended as it comes and does
         not count: with enough of that under way all the time, the leader's own requests would wait for ever.
         """
-        leadership = self.leadership
-        if not leadership.leader or not (self._proposals.has_open or self._unproposed):
+        node = self._node
+        leader = self.leadership.leader
+        if not leader or not (self._proposals.has_open or self._unproposed):
             return
-        if leadership.is_leader:
+        if leader != node.leader:
+            # Another one, of whom the next Ready tells.
+            return
+        if node.leads:
             under_way = self._under_way
             while under_way and under_way[0] <= self.committed:
                 under_way.popleft()
             if len(under_way) >= MAX_APPENDS:
                 return
-        elif not self._peers.reaches(leadership.leader):
+        elif not self._peers.reaches(leader):
             # It would be lost, and its callers would wait for nothing. The next tick looks again, or another leads.
             return
         if self._proposals.has_open:
@@ -290,17 +297,20 @@ class ReadyLoop:
         term = node.term
         self._proposals.withdraw(term if node.leads else 0)
         wanted = [row for row in self._unproposed if self._proposals.is_waiting(row[0])]
+        self._unproposed = wanted
         try:
-            if wanted:
-                node.propose_batch([payload for _, payload in wanted])
-                for sequence, _ in wanted:
+            while wanted:
+                # The leader is sent it all in one message, which is to stay small.
+                count = len(wanted) if node.leads else _first(wanted, PASSED_ON_BYTES)
+                node.propose_batch([payload for _, payload in wanted[:count]])
+                for sequence, _ in wanted[:count]:
                     self._proposals.proposed(sequence, term)
                 if node.leads:
                     self._under_way.append(node.uncommitted().stop - 1)
-            self._unproposed = []
+                self._unproposed = wanted = wanted[count:]
         except ProposalDropped:
             # Nothing of it was taken. It goes again with the next turn; at the latest the next tick brings one.
-            self._unproposed = wanted
+            pass
 
     def _take_answers(self) -> None:
         if self._answers:
@@ -444,3 +454,12 @@ class ReadyLoop:
             self._reads.applied(last.index)
         for response in message.responses:
             self._step(response)
+
+
+def _first(rows: Sequence[tuple[int, bytes]], size: int) -> int:
+    """How many of the first rows have so many bytes together at most; one at least."""
+    for number, (_, payload) in enumerate(rows):
+        size -= len(payload)
+        if size < 0:
+            return max(1, number)
+    return len(rows)

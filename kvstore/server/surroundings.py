@@ -47,7 +47,13 @@ ServePeers = Callable[[Config, PeerServicer], Awaitable[PeerServer]]
 
 async def serve_peers(config: Config, service: PeerServicer) -> Server:
     """Serve peers on the configured addresses."""
-    server = Server(ServerOptions(max_receive_bytes=PEER_MESSAGE_BYTES, keepalive_min_time=1.0))
+    options = ServerOptions(
+        max_receive_bytes=PEER_MESSAGE_BYTES,
+        max_partial_bytes=PEER_MESSAGE_BYTES,
+        unfinished_bytes=PEER_MESSAGE_BYTES,
+        keepalive_min_time=1.0,
+    )
+    server = Server(options)
     peer_service.register(service, server)
     for url in config.listen_peer_urls:
         await server.listen(bind_host(url), url.port, reuse_port=config.socket_reuse_port)

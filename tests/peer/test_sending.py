@@ -3,7 +3,7 @@
 from collections.abc import Awaitable
 
 from kvstore.peer.batches import decode_batch, encode_batch, seal, unseal
-from kvstore.peer.sending import MAX_HELD, PeerStats, PeerStream, Sender
+from kvstore.peer.sending import BATCH_BYTES, MAX_HELD, PeerStats, PeerStream, Sender
 from raft.messages import Entry, Message, MessageType, Snapshot, SnapshotMetadata
 
 
@@ -24,12 +24,16 @@ class Stream:
     def __init__(self) -> None:
         self.connected = True
         self.writable = True
+        # How many more are taken before it is full.
+        self.room = 1 << 20
         self.sent: list[bytes] = []
         self._written: list[bytes] = []
 
     def write(self, message: bytes, /) -> object:
         assert self.writable, "written to a stream that is full"
         self._written.append(message)
+        self.room -= 1
+        self.writable = self.room > 0
         return None
 
     def flush(self) -> None:
@@ -146,6 +150,48 @@ def test_what_a_full_stream_does_not_take_goes_together_and_in_order_once_it_doe
     assert stream.messages == [[append(1), append(2), append(3)]]
     made.send([append(4)])
     assert stream.messages[1:] == [[append(4)]]
+    assert owner.lost == 0
+
+
+def large(index: int) -> Message:
+    entry = Entry(3, index + 1, data=bytes(BATCH_BYTES // 2))
+    return Message(MessageType.APP, to=2, from_=1, term=3, index=index, entries=[entry])
+
+
+def test_many_large_messages_go_in_batches_that_the_other_side_can_hold() -> None:
+    stream = Stream()
+    made, owner, _ = sender(stream)
+    made.send([large(1), large(2), beat(1), large(3), large(4), large(5)])
+    assert stream.messages == [[large(1), large(2)], [beat(1), large(3), large(4)], [large(5)]]
+    assert owner.full == []
+
+
+def test_one_message_is_never_taken_apart() -> None:
+    stream = Stream()
+    made, _, _ = sender(stream)
+    huge = Message(MessageType.APP, to=2, from_=1, entries=[Entry(3, 1, data=bytes(3 * BATCH_BYTES))])
+    made.send([huge])
+    made.send([beat(1), huge, beat(2)])
+    assert stream.messages == [[huge], [beat(1), huge], [beat(2)]]
+
+
+def test_a_stream_that_is_full_after_a_batch_gets_the_others_once_it_takes_them() -> None:
+    stream = Stream()
+    made, owner, _ = sender(stream)
+    stream.room = 1
+    made.send([large(number) for number in range(1, 7)])
+    made.send([beat(1)])
+    assert stream.messages == [[large(1), large(2)]]
+    assert owner.full == [stream]
+    stream.writable, stream.room = True, 1
+    made.drained(stream)
+    assert stream.messages[1:] == [[large(3), large(4)]]
+    assert owner.full == [stream, stream], "asked again"
+    stream.writable, stream.room = True, 9
+    made.drained(stream)
+    assert stream.messages[2:] == [[large(5), large(6)], [beat(1)]]
+    made.send([beat(2)])
+    assert stream.messages[4:] == [[beat(2)]]
     assert owner.lost == 0
 
 

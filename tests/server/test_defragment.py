@@ -15,7 +15,7 @@ from kvstore.server.member import Member
 from kvstore.server.metrics import Metrics
 from kvstore.server.start import start_member
 
-VERSIONS = 400
+VERSIONS = 100
 VALUE_BYTES = 10_000
 SECONDS = 60.0
 
@@ -65,3 +65,26 @@ async def test_a_compaction_that_does_not_end_keeps_it_waiting_for_a_while_only(
     async with asyncio.timeout(SECONDS):
         await member.defragment()
     assert member.store.compactor.finished < member.store.compact_revision
+
+
+async def test_it_is_done_though_the_caller_has_given_up(member: Member) -> None:
+    await fill(member)
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.001):
+            await member.defragment()
+    assert member.store.compactor.finished < member.store.compact_revision
+    async with asyncio.timeout(SECONDS):
+        await asyncio.gather(*member._defragmentations)
+    assert member.store.compactor.finished == member.store.compact_revision
+    assert member.state.backend.size < VERSIONS * VALUE_BYTES / 10
+
+
+async def test_one_that_waits_does_not_outlive_its_member(member: Member, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(member.store.compactor, "_later", lambda delay, function: None)
+    await fill(member)
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.001):
+            await member.defragment()
+    (task,) = member._defragmentations
+    await member.stop()
+    assert task.cancelled()

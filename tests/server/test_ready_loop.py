@@ -4,13 +4,15 @@ import asyncio
 import random
 from collections.abc import Callable, Sequence
 
+import pytest
+
 from kvstore.errors import LeaderChanged, TimeoutDueToLeaderFail
 from kvstore.mvcc.puts import Put
 from kvstore.pb import rpc_pb2 as pb
 from kvstore.rpc.promise import Promise
 from kvstore.server.proposals import Proposals, decode
 from kvstore.server.reads import ReadRounds
-from kvstore.server.ready_loop import Leadership, ReadyLoop
+from kvstore.server.ready_loop import PASSED_ON_BYTES, Leadership, ReadyLoop
 from raft import Config, MemoryStorage, RawNode
 from raft.confcodec import decode_entry, encode_conf_change
 from raft.messages import (
@@ -234,6 +236,46 @@ async def test_what_a_follower_could_not_send_goes_to_who_leads_next() -> None:
     await group.until(promise.done)
     assert promise.exception() is None
     assert follower.machine.keys == [b"kept"]
+
+
+async def test_many_requests_go_to_the_leader_in_messages_of_a_moderate_size() -> None:
+    group = Group()
+    leader = await group.lead(1)
+    follower = group.members[2]
+    group.unconnected = {(2, 1)}
+    kept = []
+    for number in range(7):
+        kept.append(follower.put(b"%d" % number + bytes(PASSED_ON_BYTES // 3)))
+        # Each in an entry of its own, as after a tenth of a second.
+        follower.proposals._timeout += 1.0
+    sizes: list[int] = []
+    deliver = group.deliver
+
+    def weigh(from_: int, to: int, messages: list[Message]) -> None:
+        sizes.extend(sum(len(each.data) for each in m.entries) for m in messages if m.type is MessageType.PROP)
+        deliver(from_, to, messages)
+
+    group.deliver = weigh  # type: ignore[method-assign]
+    group.unconnected = set()
+    await group.until(lambda: all(promise.done() for promise in kept))
+    assert [promise.exception() for promise in kept] == [None] * 7
+    assert len(sizes) == 4
+    assert max(sizes) <= PASSED_ON_BYTES
+    assert [key[:1] for key in leader.machine.keys] == [b"%d" % number for number in range(7)]
+
+
+@pytest.mark.parametrize("number", [1, 2])
+async def test_what_comes_with_the_first_word_of_a_new_leader_waits_for_a_connection_to_that_one(number: int) -> None:
+    group = Group()
+    await group.lead(1)
+    member = group.members[number]
+    group.unconnected = {(number, 3)}
+    promise = member.put(b"k")
+    member.loop.receive([Message(MessageType.HEARTBEAT, number, 3, member.term + 1, commit=0)])
+    await turns()
+    assert member.loop.leadership == Leadership(3, False)
+    assert member.proposals.has_open
+    assert not promise.done()
 
 
 async def test_what_others_pass_on_does_not_keep_a_leaders_own_requests_waiting() -> None:
