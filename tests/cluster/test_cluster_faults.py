@@ -13,6 +13,7 @@ from tests.cluster.harness import (
     Cluster,
     ClusterFactory,
     Load,
+    Member,
     assert_all_there,
     prefix_end,
     refused,
@@ -21,6 +22,9 @@ from tests.cluster.harness import (
 from tests.cluster.harness.register import Register
 
 UNAVAILABLE = grpc.StatusCode.UNAVAILABLE
+
+MISSED_MEGABYTES = 80
+"""More than what may be under way in one message between members."""
 
 
 def endpoints(cluster: Cluster) -> list[str]:
@@ -121,6 +125,30 @@ def test_a_follower_that_was_down_catches_up(cluster: Cluster, prefix: bytes) ->
 
 
 @pytest.mark.slow
+def test_a_follower_is_brought_what_it_has_missed_however_much_on_one_connection(
+    binary: Binary, make_cluster: ClusterFactory
+) -> None:
+    if binary.is_reference:
+        pytest.skip("etcd's log has other words for it")
+    cluster = make_cluster(3)
+    leader, follower = cluster.leader(), cluster.followers()[0]
+    follower.kill()
+    wait_until(lambda: _lost(leader) == 1, "the leader has noticed")
+    value = bytes(1_000_000)
+    for number in range(MISSED_MEGABYTES):
+        leader.client.put(b"large-%d" % (number % 4), value)
+    follower.start()
+    follower.wait_ready()
+    cluster.wait_agreed()
+    assert _lost(leader) == 1
+    assert "sent a snapshot" not in leader.log.read_text()
+
+
+def _lost(member: Member) -> int:
+    """How often a member has lost its connection to another one."""
+    return member.log.read_text().count("lost the connection to a member")
+
+
 def test_a_rolling_restart_fails_no_acknowledged_write(cluster: Cluster, prefix: bytes) -> None:
     with Load(endpoints(cluster), prefix) as load:
         for member in cluster.members:
