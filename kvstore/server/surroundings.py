@@ -25,7 +25,16 @@ from kvstore.storage.wal import Wal, WalOptions
 from kvstore.storage.writer import WriterEvents
 
 PEER_MESSAGE_BYTES: Final = 1 << 30
-"""What one message from a peer may hold: everything that was ready for it in a turn."""
+"""What one message from a peer may hold. Older builds send everything that was ready in a turn in one."""
+
+PEER_SERVER: Final = ServerOptions(
+    max_receive_bytes=PEER_MESSAGE_BYTES,
+    max_partial_bytes=PEER_MESSAGE_BYTES,
+    unfinished_bytes=PEER_MESSAGE_BYTES,
+    # Renewals that are passed on are calls of their own: raft's messages must not wait until some of them are answered.
+    max_concurrent_streams=100_000,
+    keepalive_min_time=1.0,
+)
 
 
 class PeerServer(Protocol):
@@ -47,13 +56,7 @@ ServePeers = Callable[[Config, PeerServicer], Awaitable[PeerServer]]
 
 async def serve_peers(config: Config, service: PeerServicer) -> Server:
     """Serve peers on the configured addresses."""
-    options = ServerOptions(
-        max_receive_bytes=PEER_MESSAGE_BYTES,
-        max_partial_bytes=PEER_MESSAGE_BYTES,
-        unfinished_bytes=PEER_MESSAGE_BYTES,
-        keepalive_min_time=1.0,
-    )
-    server = Server(options)
+    server = Server(PEER_SERVER)
     peer_service.register(service, server)
     for url in config.listen_peer_urls:
         await server.listen(bind_host(url), url.port, reuse_port=config.socket_reuse_port)

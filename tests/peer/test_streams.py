@@ -6,11 +6,13 @@ from typing import cast
 
 import pytest
 
+from kvstore.pb import rpc_pb2
 from kvstore.peer import service
 from kvstore.peer.service import PeerHost
 from kvstore.peer.transport import Transport, TransportOwner
 from kvstore.peer.versions import Versions
 from kvstore.rpc import Server, ServerOptions
+from kvstore.server.surroundings import PEER_SERVER
 from raft.messages import Entry, Message, MessageType
 
 SENDER, RECEIVER, CLUSTER = 1, 2, 7
@@ -27,6 +29,7 @@ class Host:
 
     def __init__(self) -> None:
         self.received: list[Message] = []
+        self.asked = 0
 
     def is_removed(self, member: int) -> bool:
         return False
@@ -39,6 +42,11 @@ class Host:
 
     def receive(self, messages: list[Message]) -> None:
         self.received += messages
+
+    async def answer_lease_keep_alive(self, lease_id: int) -> rpc_pb2.LeaseKeepAliveResponse:
+        self.asked += 1
+        await asyncio.Event().wait()
+        raise AssertionError("nobody sets it")
 
 
 class Owner:
@@ -64,7 +72,7 @@ class Pair:
 @pytest.fixture
 async def pair() -> AsyncIterator[Pair]:
     host, owner = Host(), Owner()
-    server = Server(ServerOptions(max_receive_bytes=1 << 30))
+    server = Server(PEER_SERVER)
     service.register(service.PeerService(cast(PeerHost, host)), server)
     port = await server.listen("127.0.0.1", 0)
     transport = Transport(CLUSTER, SENDER, cast(TransportOwner, owner), lambda: LATEST)
@@ -106,3 +114,25 @@ async def test_a_member_is_reached_while_there_is_a_connection_to_it(pair: Pair)
         while not pair.owner.unreachable:  # noqa: ASYNC110 (nothing tells when)
             await asyncio.sleep(0.001)
     assert not pair.transport.reaches(RECEIVER)
+
+
+async def test_messages_do_not_wait_for_calls_that_are_not_answered(pair: Pair) -> None:
+    await connected(pair)
+    count = 2 * ServerOptions().max_concurrent_streams
+    request = rpc_pb2.LeaseKeepAliveRequest(ID=1).SerializeToString()
+    calls = [pair.transport.call(RECEIVER, "LeaseKeepAlive", request, SECONDS) for _ in range(count)]
+    async with asyncio.timeout(SECONDS):
+        while pair.host.asked < count:  # noqa: ASYNC110 (nothing tells when)
+            await asyncio.sleep(0.001)
+    # The stream ends, and another one begins beside the calls.
+    stream = pair.transport._links[RECEIVER]._sender.stream
+    assert stream is not None
+    stream.cancel()
+    assert not pair.transport.reaches(RECEIVER)
+    await connected(pair)
+    pair.transport.send(RECEIVER, [append(1, 1)])
+    async with asyncio.timeout(SECONDS):
+        while not pair.host.received:  # noqa: ASYNC110 (nothing tells when)
+            await asyncio.sleep(0.001)
+    for call in calls:
+        call.ignore()
