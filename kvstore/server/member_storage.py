@@ -17,13 +17,13 @@ from kvstore.server.config import Config
 from kvstore.server.disk import Disk
 from kvstore.server.metrics import DiskTimes, Metrics
 from kvstore.server.surroundings import Surroundings
-from kvstore.storage.backend import BackendOptions
+from kvstore.storage.backend import Backend, BackendOptions
 from kvstore.storage.batch import TableSpec, WriteStats
 from kvstore.storage.datadir import DataDirectory
 from kvstore.storage.engine import EngineOptions
 from kvstore.storage.errors import CorruptStore, DiskFull
 from kvstore.storage.helper import LookAtRest
-from kvstore.storage.wal import WalOptions
+from kvstore.storage.wal import Wal, WalOptions
 from kvstore.storage.writer import WriterEvents
 
 TABLES: Final = (
@@ -38,36 +38,47 @@ TABLES: Final = (
 
 
 class MemberStorage:
-    """The directory, log and state of a member, opened and not yet checked against each other."""
+    """The directory, log and state of a member, opened and not yet checked against each other. Made by open()."""
 
     def __init__(
-        self,
+        self, directory: DataDirectory, look: LookAtRest | None, wal: Wal, backend: Backend, disk: Disk
+    ) -> None:
+        """Made by open()."""
+        self.directory = directory
+        self.wal = wal
+        self.backend = backend
+        self._look = look
+        self.backend.on_damage = partial(_damaged, disk)
+
+    @classmethod
+    async def open(
+        cls,
         config: Config,
         metrics: Metrics,
         disk: Disk,
         fail: Callable[[BaseException], None],
         surroundings: Surroundings,
-    ) -> None:
+    ) -> MemberStorage:
+        """Open what a member's flags name, and begin to look at what of it has not been looked at."""
         times = DiskTimes(metrics)
-        self.directory = DataDirectory.open(
+        directory = DataDirectory.open(
             config.data_dir,
             config.wal_dir,
+            tables=TABLES,
             accept=lambda meta: check_stored(meta, config.highest_protocol, config.data_dir),
         )
-        self._look: LookAtRest | None = None
+        look: LookAtRest | None = None
+        log: Wal | None = None
         try:
-            if self.directory.unseen:
-                self._look = LookAtRest(self.directory.db, self.directory.unseen, _looking)
+            if directory.unseen is not None:
+                look = LookAtRest(directory.db, directory.unseen, _looking)
             engine = EngineOptions(unsafe_no_fsync=config.unsafe_no_fsync)
-            keep_open = self.directory.descriptors
-            self.wal = surroundings.open_log(
-                self.directory.wal,
-                WalOptions(engine=engine),
-                _events("log", disk, fail, times.log_committed),
-                keep_open,
+            keep_open = directory.descriptors
+            log = surroundings.open_log(
+                directory.wal, WalOptions(engine=engine), _events("log", disk, fail, times.log_committed), keep_open
             )
-            self.backend = surroundings.open_state(
-                self.directory.db,
+            state = surroundings.open_state(
+                directory.db,
                 TABLES,
                 BackendOptions(
                     flush_seconds=config.backend_batch_interval,
@@ -82,10 +93,13 @@ class MemberStorage:
                 keep_open,
             )
         except BaseException:
-            self._end_look()
-            self.directory.close()
+            if look is not None:
+                look.close()
+            if log is not None:
+                await log.close()
+            directory.close()
             raise
-        self.backend.on_damage = partial(_damaged, disk)
+        return cls(directory, look, log, state, disk)
 
     async def looked_at(self) -> None:
         """Wait until every page of the state has been looked at: nothing is to be read from it or applied before.

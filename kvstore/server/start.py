@@ -61,11 +61,12 @@ async def start_member(config: Config, metrics: Metrics, surroundings: Surroundi
 
     surroundings = surroundings or Surroundings()
     disk = Disk()
-    storage = MemberStorage(config, metrics, disk, fail, surroundings)
+    storage = await MemberStorage.open(config, metrics, disk, fail, surroundings)
     try:
+        # Neither log nor state is changed by the word of one that is not sound.
+        await storage.looked_at()
         identity, origin = await _identify(config, storage, surroundings)
         await _reconciled(storage, failed)
-        await storage.looked_at()
         peer_times = PeerTimes(metrics)
         lifecycle = assemble(
             Foundation(config, identity, storage, disk, fail, metrics, peer_times, surroundings),

@@ -2,9 +2,10 @@
 
 At the start of a member, so it has to be quick: a few microseconds a page. It leaves to reads what they find by
 themselves: seals of rows, and with them keys that are out of order within a page. Everything else that structure.py
-looks at is looked at here, and one thing more: since nothing changes meanwhile, it is known which pages are free. A
-branch that leads to a page which was replaced long ago is found by that, and so is a list of free pages that would have
-one in use written over.
+looks at is looked at here, and one thing more: since nothing changes meanwhile, account is kept of every page. Each is
+free or has one that leads to it. A branch that leads to a page which was replaced long ago is found by that, and so are
+a list of free pages that would have one in use written over, and a value that says to be longer than it is: what is
+behind it would become free with it.
 
 Reads the file without LMDB. Knows pages, not rows.
 """
@@ -14,27 +15,26 @@ from __future__ import annotations
 import mmap
 import os
 import sys
-from array import array
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from operator import itemgetter
 from pathlib import Path
 from typing import Final
 
+from kvstore.storage.batch import TableSpec
 from kvstore.storage.errors import WAY_OUT, CorruptStore
 from kvstore.storage.leaves import Child, glance
-from kvstore.storage.pages import DATA_FILE, FIRST_PAGE, NUMBER, Tree, check_file, free_records
-from kvstore.storage.walk import DUP_SORT, BadPage, Walk
+from kvstore.storage.pages import DATA_FILE, FIRST_PAGE, Tree, check_file
+from kvstore.storage.walk import DUP_SORT, FREE, INTEGER_KEYS, USED, BadPage, Walk, check_tables
 
 # Leaves that are looked at in the order of the file, which is what disks like.
 _LEAVES: Final = 50_000
 # What a tree's flags say of its keys and values. Those of the free list are there with flags of the environment.
 _KIND: Final = 0x3F
-_INTEGER_KEYS: Final = 8
 
 
 @dataclass(frozen=True, slots=True)
-class Unseen:
+class UnseenTable:
     """A table that has not been looked at. pages, rows: how many it says to have."""
 
     name: str
@@ -42,37 +42,65 @@ class Unseen:
     rows: int
 
 
-def check_environment(path: Path, most: int | None = None) -> list[Unseen]:
+@dataclass(frozen=True, slots=True)
+class Unseen:
+    """What of an environment has not been looked at. used: pages of its other tables, as check_part() gives them."""
+
+    tables: tuple[UnseenTable, ...]
+    used: bytes
+
+
+def check_environment(path: Path, most: int | None = None) -> Unseen | None:
     """Look at the environment in directory `path`: its lists of tables and of free pages, and its tables.
 
-    most: pages of a table; a larger one is left out, and returned, to be looked at elsewhere with check_part() and
-    check_rows(). Takes 2 to 4 us a leaf. Raises CorruptStore.
+    most: pages of a table; larger ones are left out, and returned, to be looked at elsewhere with check_part() and
+    check_whole(). Takes 2 to 4 us a leaf. Raises CorruptStore.
     """
     with _AtRest(path) as rest:
-        tables = rest.tables()
-        left = {name for name, tree in tables.items() if most is not None and tree.pages > most}
-        for name, tree in tables.items():
-            if name not in left:
-                check_rows(path, Unseen(name, tree.pages, tree.entries), rest.rows(name, tree, _nobody, 0, 1))
-        return [Unseen(name, tables[name].pages, tables[name].entries) for name in sorted(left)]
+        left = []
+        for name, tree in sorted(rest.tables().items()):
+            table = UnseenTable(name, tree.pages, tree.entries)
+            if most is not None and tree.pages > most:
+                left.append(table)
+            else:
+                _check_rows(path, table, rest.rows(name, tree, _nobody, 0, 1))
+        return Unseen(tuple(left), rest.used()) if left else None
+
+
+def check_tables_of(path: Path, tables: Sequence[TableSpec]) -> None:
+    """See that an environment that is sound has these tables and no other, or none at all yet. Raises CorruptStore.
+
+    Whoever opened it would make those that are missing, empty.
+    """
+    with _AtRest(path) as rest:
+        rest.check_tables(tables)
 
 
 def check_part(
     path: Path, names: Sequence[str], tell: Callable[[int], None], part: int = 0, parts: int = 1
-) -> dict[str, int]:
-    """Look at one of several parts of some tables; how many rows of each are in it. Raises CorruptStore.
+) -> tuple[dict[str, int], bytes]:
+    """Look at one of several parts of some tables. Raises CorruptStore.
 
-    tell: called from time to time with how many leaves have been looked at since the last call.
+    tell: called from time to time with how many leaves have been looked at since the last call. Gives how many rows of
+    each table are in it, and by the number of a page whether the part has it: then it is not zero.
     """
     with _AtRest(path) as rest:
         tables = rest.tables()
-        return {name: rest.rows(name, tables[name], tell, part, parts) for name in names}
+        rows = {name: rest.rows(name, tables[name], tell, part, parts) for name in names}
+        return rows, rest.used()
 
 
-def check_rows(path: Path, table: Unseen, rows: int) -> None:
-    """See that all parts of a table have so many rows together as it should have. Raises CorruptStore."""
-    if rows != table.rows:
-        raise _damaged(path / DATA_FILE, f"table {table.name}", _wrong_number(rows, table.rows))
+def check_whole(path: Path, unseen: Unseen, parts: Sequence[tuple[dict[str, int], bytes]]) -> None:
+    """See that all parts together have as many rows as they should have, and no page twice. Raises CorruptStore."""
+    for table in unseen.tables:
+        _check_rows(path, table, sum(rows[table.name] for rows, _ in parts))
+    seen = 0
+    for used in (unseen.used, *(used for _, used in parts)):
+        pages = int.from_bytes(used, "little")
+        if twice := seen & pages:
+            number = (twice.bit_length() - 1) // 8
+            raise _damaged(path / DATA_FILE, f"page {number}", BadPage("it is in use twice"))
+        seen |= pages
 
 
 class _AtRest:
@@ -82,7 +110,15 @@ class _AtRest:
         self._path = path / DATA_FILE
         self._meta = check_file(self._path)
         self._file = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)
-        self._map = mmap.mmap(self._file, 0, prot=mmap.PROT_READ)
+        try:
+            self._map = mmap.mmap(self._file, 0, prot=mmap.PROT_READ)
+        except BaseException:
+            os.close(self._file)
+            raise
+        # By the number of a page, what is known of it; and what the lists of tables and of free pages tell of it.
+        self._known = bytearray(self._meta.last_page + 1)
+        self._listed = bytes(self._known)
+        self._walk = Walk(self._file, self._meta, self._known)
         size = self._meta.page_size
         # Of a page that is not whole nothing is read: it is free, or missed.
         self._pages = memoryview(self._map)[: len(self._map) // size * size]
@@ -99,18 +135,33 @@ class _AtRest:
         """The tables by name."""
         what = "the header"
         try:
-            if self._meta.main.flags & _KIND or self._meta.free.flags & _KIND != _INTEGER_KEYS:
+            if self._meta.main.flags & _KIND or self._meta.free.flags & _KIND != INTEGER_KEYS:
                 raise BadPage("it describes trees of another kind")
             what = "the list of free pages"
-            self._free = self._free_pages()
-            self._walk = Walk(self._file, self._meta, self._free)
+            for listed in self._walk.free_list():
+                self._note_free(listed)
             what = "the list of tables"
             tables = {name.decode(): tree for name, tree in self._walk.tables()}
             if len(tables) != self._meta.main.entries:
                 raise _wrong_number(len(tables), self._meta.main.entries)
         except (BadPage, OSError, UnicodeDecodeError) as error:
             raise _damaged(self._path, what, error) from error
+        self._listed = bytes(self._known)
         return tables
+
+    def check_tables(self, tables: Sequence[TableSpec]) -> None:
+        """See that the tables are these, if there are any."""
+        try:
+            found = dict(Walk(self._file, self._meta).tables())
+            if found:
+                check_tables(found, tables)
+        except (BadPage, OSError) as error:
+            raise _damaged(self._path, "the list of tables", error) from error
+
+    def used(self) -> bytes:
+        """By the number of a page, whether one of the tables that were looked at has it: then it is not zero."""
+        before, now = (int.from_bytes(known, "little") for known in (self._listed, self._known))
+        return (before ^ now).to_bytes(len(self._known), "little")
 
     def rows(self, name: str, tree: Tree, tell: Callable[[int], None], part: int, parts: int) -> int:
         """Look at a part of a table; how many rows it has."""
@@ -127,29 +178,24 @@ class _AtRest:
         leaves.sort(key=itemgetter(0))
         if leaves[-1][0] > self._meta.last_page:
             raise BadPage(f"page {leaves[-1][0]} is not there")
-        if any(map(self._free.__getitem__, map(itemgetter(0), leaves))):
-            raise BadPage("a page is in use and on the list of free pages")
         # Who asks for the values of a key that is not where it should be is not told by the neighbours of it.
         if sys.byteorder == "little" and not tree.flags & DUP_SORT:
-            rows, strange = glance(self._pages, self._meta.page_size, leaves)
+            rows, strange = glance(self._pages, self._meta.page_size, leaves, self._known, USED)
         else:
             rows, strange = 0, leaves
         return rows + sum(map(self._walk.count_rows, strange))
 
-    def _free_pages(self) -> bytearray:
-        """By the number of a page, whether it is free."""
-        free = bytearray(self._meta.last_page + 1)
-        try:
-            records = list(free_records(self._file, self._meta, self._path))
-        except CorruptStore as error:
-            raise CorruptStore(f"{error}; {WAY_OUT}") from error
-        for count, position, _ in records:
-            listed = array("Q", os.pread(self._file, count * NUMBER.size, position + NUMBER.size))
-            for number in listed:
-                if not FIRST_PAGE <= number < len(free) or free[number]:
-                    raise BadPage(f"page {number} cannot be on it")
-                free[number] = 1
-        return free
+    def _note_free(self, listed: Iterable[int]) -> None:
+        known = self._known
+        for number in listed:
+            if not FIRST_PAGE <= number < len(known) or known[number]:
+                raise BadPage(f"page {number} cannot be on it")
+            known[number] = FREE
+
+
+def _check_rows(path: Path, table: UnseenTable, rows: int) -> None:
+    if rows != table.rows:
+        raise _damaged(path / DATA_FILE, f"table {table.name}", _wrong_number(rows, table.rows))
 
 
 def _damaged(file: Path, what: str, error: Exception) -> CorruptStore:

@@ -21,8 +21,8 @@ from kvstore.storage.errors import StorageError
 def serve(channel: socket.socket) -> None:
     """Answer the one request: (path, names of tables, part, parts).
 
-    With frames of the number of leaves that have been looked at since the frame before, and at last one of (True, rows
-    by table) or (False, class and text of the error).
+    With frames of the number of leaves that have been looked at since the frame before, and at last one of (True, what
+    check_part() gives) or (False, class and text of the error).
     """
     request = frames.receive(channel)
     if request is None:

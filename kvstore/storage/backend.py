@@ -266,9 +266,13 @@ class Backend:
         self._failed(error)
 
     async def close(self) -> None:
-        """Flush what is there and end the writer. After a failure, or with a full disk, the log has to do."""
+        """Flush what is there and end the writer. After a failure, or with a full disk, the log has to do.
+
+        What nobody has changed is left as it is: it may have been opened only to be refused.
+        """
         self._closing = True
-        if self._failure is None and not self._disk_full:
+        changed = self._in_flight or self.overlay_ops or self.applied != self.flushed
+        if changed and self._failure is None and not self._disk_full:
             with suppress(StorageError):
                 await self.flush_all()
         self._end_reading()
@@ -401,7 +405,7 @@ def open_with_process(
 ) -> Backend:
     """A backend with a writer process, for a member; call it on the loop. keep_open: descriptors the process inherits.
 
-    Makes the tables that are missing, which takes a moment in a new directory. Raises what Engine raises.
+    Makes the tables in a new directory, which takes a moment. Raises what Engine raises.
     """
     options = options or BackendOptions()
     return Backend(environment.open_with_process(path, [META, *tables], options.engine, keep_open), options, events)

@@ -29,16 +29,17 @@ import fcntl
 import os
 import shutil
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Protocol
 
 import lmdb
 
 from kvstore.storage import journal
-from kvstore.storage.at_rest import Unseen, check_environment
+from kvstore.storage.at_rest import Unseen, check_environment, check_tables_of
 from kvstore.storage.backend import Backend
+from kvstore.storage.batch import TableSpec
 from kvstore.storage.convert import SEALED_FORMAT
 from kvstore.storage.engine import LEFTOVERS, sync_directory, sync_name
 from kvstore.storage.errors import WAY_OUT, CorruptStore, DataDirLocked, StorageError
@@ -55,7 +56,7 @@ from kvstore.storage.meta import (
 )
 from kvstore.storage.pages import DATA_FILE, check_file, never_committed
 from kvstore.storage.seal import Seal
-from kvstore.storage.wal import Wal
+from kvstore.storage.wal import ENTRIES, Wal
 
 MEMBER: Final = "member"
 
@@ -78,7 +79,7 @@ class DataDirectory:
 
     wal, db, incoming: the directories, all on disk. identity: whose data it is; None for a member that never got
     through its first start. descriptors: to be inherited by the writers, so that the lock lasts as long as they do.
-    unseen: tables of the state that are to be looked at (helper.LookAtRest) before anything in them is read or changed.
+    unseen: what of the state is to be looked at (helper.LookAtRest) before anything in it is read or changed.
     """
 
     def __init__(self, path: Path, wal: Path, locks: list[int]) -> None:
@@ -88,7 +89,7 @@ class DataDirectory:
         self.db = path / MEMBER / "db"
         self.incoming = path / MEMBER / "incoming"
         self.identity: Identity | None = None
-        self.unseen: list[Unseen] = []
+        self.unseen: Unseen | None = None
         self._locks = locks
 
     @classmethod
@@ -98,6 +99,7 @@ class DataDirectory:
         wal_path: str | Path | None = None,
         lock_timeout: float = 5.0,
         *,
+        tables: Sequence[TableSpec] | None = None,
         formats: Formats = FORMATS,
         accept: Callable[[MetaReader], None] | None = None,
     ) -> DataDirectory:
@@ -105,9 +107,10 @@ class DataDirectory:
         format.
 
         lock_timeout: seconds to wait for the lock. A member that died may have left a writer that finishes its last
-        batch; blocks for so long. accept: is shown the state's meta table, if there is one, before anything is changed,
-        and may raise to refuse it. Raises DataDirLocked, CorruptStore, FormatTooNew, FormatTooOld, what accept raises,
-        or StorageError where the operating system refuses.
+        batch; blocks for so long. tables: of the state, beside its meta table; a state with others is refused, unless
+        nobody says which there should be. accept: is shown the state's meta table, if there is one, before anything is
+        changed, and may raise to refuse it. Raises DataDirLocked, CorruptStore, FormatTooNew, FormatTooOld, what accept
+        raises, or StorageError where the operating system refuses.
         """
         path = Path(path).absolute()
         member = path / MEMBER
@@ -118,8 +121,8 @@ class DataDirectory:
             for locked in [member] if wal.parent == member else [member, wal]:
                 locked.mkdir(mode=0o700, parents=True, exist_ok=True)
                 directory._locks.append(_lock(locked / _LOCK, lock_timeout))
-            log = _peek(wal, _anything, None)
-            state = _peek(directory.db, accept or _anything, MOST_PAGES)
+            log = _peek(wal, _anything, (META, ENTRIES), None)
+            state = _peek(directory.db, accept or _anything, None if tables is None else (META, *tables), MOST_PAGES)
             directory._identify(log, state, formats)
             for lock in directory._locks:
                 _sign(lock)
@@ -220,15 +223,21 @@ class _Found:
     identity: Identity | None = None
     format: int = 0
     applied: int = 0
-    unseen: list[Unseen] = field(default_factory=list)
+    unseen: Unseen | None = None
 
 
 def _anything(_: MetaReader) -> None:
     """Accepts every environment."""
 
 
-def _peek(path: Path, accept: Callable[[MetaReader], None], most: int | None) -> _Found:
-    """Look into an environment that nobody has open, without changing anything. most: as check_environment()."""
+def _peek(
+    path: Path, accept: Callable[[MetaReader], None], tables: Sequence[TableSpec] | None, most: int | None
+) -> _Found:
+    """Look into an environment that nobody has open, without changing anything.
+
+    tables: that it has if it has any, in all formats that there have been; None if nobody knows. most: as
+    check_environment().
+    """
     data = path / DATA_FILE
     if not data.exists() or never_committed(data):
         return _Found()
@@ -242,6 +251,8 @@ def _peek(path: Path, accept: Callable[[MetaReader], None], most: int | None) ->
             try:
                 table = env.open_db(META.name.encode(), create=False)
             except lmdb.NotFoundError:
+                # All tables are made in one transaction.
+                check_tables_of(path, tables or [META])
                 return _Found()
             with env.begin(db=table) as txn:
                 version = decode_format(txn, path)
@@ -251,6 +262,8 @@ def _peek(path: Path, accept: Callable[[MetaReader], None], most: int | None) ->
                 meta: MetaReader = _SealedRows(txn, path) if version >= SEALED_FORMAT else txn
                 identity = decode_identity(meta, path)
                 accept(meta)
+                if tables is not None:
+                    check_tables_of(path, tables)
                 return _Found(identity, version, decode_position(meta.get(APPLIED_KEY)).index, unseen)
     except lmdb.Error as error:
         raise CorruptStore(f"{data}: {error}; {WAY_OUT}") from error

@@ -73,9 +73,10 @@ class Engine:
     """The only writer of an environment. Calls block until what they did is on disk."""
 
     def __init__(self, path: Path, tables: Sequence[TableSpec], options: EngineOptions | None = None) -> None:
-        """Open the environment in directory `path`, which must exist, and make the tables that are missing.
+        """Open the environment in directory `path`, which must exist, and make the tables if it has none.
 
-        Raises CorruptStore, FormatTooNew, DiskFull, or WriterFailed for what else LMDB objects to.
+        Raises CorruptStore, also if only some of the tables are there; FormatTooNew, DiskFull, or WriterFailed for what
+        else LMDB objects to.
         """
         self.path = path
         self._tables = tuple(tables)
@@ -222,12 +223,16 @@ class Engine:
                 max_spare_txns=1,
                 sync=not self._options.unsafe_no_fsync,
             )
-            self._map_size = self._env.info()["map_size"]
-            self._page_size = self._env.stat()["psize"]
-            self._env.reader_check()
-            with self._env.begin(write=True) as txn:
-                self._handles = _open_tables(self._env, self._tables, txn, create=True)
-            self._fd = os.open(data, os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                self._map_size = self._env.info()["map_size"]
+                self._page_size = self._env.stat()["psize"]
+                self._env.reader_check()
+                with self._env.begin(write=True) as txn:
+                    self._handles = _open_tables(self._env, self._tables, txn, create=_is_new(txn))
+                self._fd = os.open(data, os.O_RDONLY | os.O_CLOEXEC)
+            except BaseException:
+                self._env.close()
+                raise
         except lmdb.Error as error:
             raise self._translate(error) from error
 
@@ -312,7 +317,7 @@ class Engine:
                 lmdb.open(os.fspath(file), map_size, subdir=False, max_dbs=MAX_TABLES, lock=False) as env,
                 env.begin(write=True) as raw,
             ):
-                WriteTransaction(raw, _open_tables(env, self._tables, raw, create=True)).execute(operations)
+                WriteTransaction(raw, _open_tables(env, self._tables, raw, create=_is_new(raw))).execute(operations)
         except lmdb.Error as error:
             raise self._translate(error) from error
 
@@ -434,6 +439,11 @@ def sync_name(path: Path) -> None:
         sync_directory(path.parent)
 
 
+def _is_new(txn: lmdb.Transaction[bytes]) -> bool:
+    """Whether there are no tables yet: in one that has any, one that is missing has been lost, and is not made anew."""
+    return not txn.stat()["entries"]
+
+
 def _open_tables(
     env: lmdb.Environment, tables: Sequence[TableSpec], txn: lmdb.Transaction[bytes] | None, *, create: bool
 ) -> dict[str, TableHandle]:
@@ -441,8 +451,11 @@ def _open_tables(
     where = os.fspath(env.path())
     for table in tables:
         dupsort = table.kind == DUP
-        main = env.open_db(table.name.encode(), txn, dupsort=dupsort, create=create)
-        layers = env.open_db((table.name + LAYERS_SUFFIX).encode(), txn, dupsort=dupsort, create=create)
+        try:
+            main = env.open_db(table.name.encode(), txn, dupsort=dupsort, create=create)
+            layers = env.open_db((table.name + LAYERS_SUFFIX).encode(), txn, dupsort=dupsort, create=create)
+        except lmdb.NotFoundError as error:
+            raise CorruptStore(f"{where}: table {table.name} is not there; {WAY_OUT}") from error
         # LMDB goes by what is stored of a table that is there.
         if any(each.flags()["dupsort"] != dupsort for each in (main, layers)):
             raise CorruptStore(f"{where}: table {table.name} is stored as another kind of table; {WAY_OUT}")

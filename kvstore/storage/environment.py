@@ -146,8 +146,8 @@ def open_with_process(
 ) -> Environment:
     """A writer process; call it on the running loop. keep_open: descriptors that the process inherits.
 
-    Makes the tables that are missing, which takes a moment in a new directory. The file's pages are brought into
-    memory beside the loop. Raises what Engine raises.
+    Makes the tables in a new directory, which takes a moment. The file's pages are brought into memory beside the
+    loop. Raises what Engine raises.
     """
     engine = Engine(path, tables, options)
     sizes = engine.measure()

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from kvstore.storage import frames, messages
-from kvstore.storage.at_rest import Unseen, check_rows
+from kvstore.storage.at_rest import Unseen, check_whole
 from kvstore.storage.batch import TableSpec
 from kvstore.storage.errors import WAY_OUT, CorruptStore, JobFailed, StorageError
 
@@ -59,13 +59,20 @@ class Helper:
 
     def __init__(self, request: tuple[Any, ...], module: str = "kvstore.storage.helper_process") -> None:
         """Start the process, which is a module's, and send it the request."""
-        ours, theirs = socket.socketpair()
-        with theirs:
-            self._process = spawn(module, theirs.fileno())
-        # A request is small enough for the socket's buffer unless its arguments are huge; then this waits for it.
-        ours.sendall(b"".join(frames.encode(request)))
-        ours.setblocking(False)
-        self._socket = ours
+        self._socket, theirs = socket.socketpair()
+        try:
+            with theirs:
+                self._process = spawn(module, theirs.fileno())
+        except BaseException:
+            self._socket.close()
+            raise
+        try:
+            # A request is small enough for the socket's buffer unless its arguments are huge; then this waits for it.
+            self._socket.sendall(b"".join(frames.encode(request)))
+            self._socket.setblocking(False)
+        except BaseException:
+            self.close()
+            raise
 
     async def read(self) -> bytes:
         """The next bytes, empty at the end."""
@@ -121,15 +128,14 @@ async def look(path: Path, tables: Sequence[TableSpec]) -> None:
 class LookAtRest:
     """A look at tables of an environment in which nothing changes meanwhile, as quick as two processors allow."""
 
-    def __init__(self, path: Path, tables: Sequence[Unseen], tell: Callable[[int], None]) -> None:
+    def __init__(self, path: Path, unseen: Unseen, tell: Callable[[int], None]) -> None:
         """Begin, in processes of their own. tell: called with the share that is done, in percent, every few seconds.
 
         Close it when done.
         """
         self._path = path
-        self._tables = tables
-        self._rows = dict.fromkeys([table.name for table in tables], 0)
-        self._total = sum(table.pages for table in tables)
+        self._unseen = unseen
+        self._total = sum(table.pages for table in unseen.tables)
         self._done = 0
         self._tell = tell
         self._next = time.monotonic() + _SECONDS_BETWEEN_NEWS
@@ -137,7 +143,7 @@ class LookAtRest:
         parts = min(_PROCESSES, os.cpu_count() or 1)
         try:
             for part in range(parts):
-                request = (os.fspath(path), list(self._rows), part, parts)
+                request = (os.fspath(path), [table.name for table in unseen.tables], part, parts)
                 self._helpers.append(Helper(request, "kvstore.storage.at_rest_process"))
         except BaseException:
             self.close()
@@ -147,9 +153,7 @@ class LookAtRest:
         """Until all has been looked at. Raises CorruptStore, or JobFailed if a process dies."""
         answers = [asyncio.ensure_future(self._follow(each)) for each in self._helpers]
         try:
-            await asyncio.gather(*answers)
-            for table in self._tables:
-                check_rows(self._path, table, self._rows[table.name])
+            check_whole(self._path, self._unseen, await asyncio.gather(*answers))
         finally:
             for answer in answers:
                 answer.cancel()
@@ -161,7 +165,7 @@ class LookAtRest:
             each.close()
         self._helpers.clear()
 
-    async def _follow(self, each: Helper) -> None:
+    async def _follow(self, each: Helper) -> tuple[dict[str, int], bytes]:
         reader = frames.FrameReader()
         while data := await each.read():
             for news in reader.feed(data):
@@ -171,9 +175,8 @@ class LookAtRest:
                 succeeded, result = news
                 if not succeeded:
                     raise messages.decode_error(*result)
-                for name, rows in result.items():
-                    self._rows[name] += rows
-                return
+                found: tuple[dict[str, int], bytes] = result
+                return found
         each.close()
         raise each.died(self._path, "the process that looked at its pages")
 

@@ -23,12 +23,15 @@ Child = tuple[int, bytes, bytes | None]
 """A page that a branch leads to: its number, and what its keys are not below and are below of."""
 
 
-def glance(pages: memoryview, page_size: int, leaves: list[Child]) -> tuple[int, list[Child]]:
+def glance(
+    pages: memoryview, page_size: int, leaves: list[Child], known: bytearray, used: int
+) -> tuple[int, list[Child]]:
     """How many rows sound leaves have in all, and the leaves that are not sound at a glance.
 
-    pages: whole pages, from the beginning of the file. A leaf is sound if it has the number that led to it, its nodes
-    are plain ones that fill it without a gap, and its first and last keys are within their bounds. What is in between,
-    the order of the keys among them, is not looked at.
+    pages: whole pages, from the beginning of the file. known: by the number of a page, what is known of it; all leaves
+    are among them, and those that are sound become `used`. A leaf is sound if nothing was known of it, it has the
+    number that led to it, its nodes are plain ones that fill it without a gap, and its first and last keys are within
+    their bounds. What is in between, the order of the keys among them, is not looked at.
     """
     rows = 0
     strange: list[Child] = []
@@ -44,7 +47,7 @@ def glance(pages: memoryview, page_size: int, leaves: list[Child]) -> tuple[int,
     for leaf in leaves:
         number, low, high = leaf
         begin = number * words_a_page
-        if begin >= len(aligned) or aligned[begin] != number:
+        if known[number] or begin >= len(aligned) or aligned[begin] != number:
             strange.append(leaf)
             continue
         # A pad, flags, where the free space begins and ends.
@@ -75,6 +78,7 @@ def glance(pages: memoryview, page_size: int, leaves: list[Child]) -> tuple[int,
         if end != header >> 48 or not _within(pages, halves, half, offsets, low, high):
             strange.append(leaf)
             continue
+        known[number] = used
         rows += len(offsets)
     return rows, strange
 

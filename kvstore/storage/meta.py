@@ -15,8 +15,9 @@ from kvstore.storage.errors import WAY_OUT, CorruptStore, FormatTooNew, Identity
 from kvstore.storage.table import Table
 
 FORMAT: Final = 3
-"""Version of everything that is stored: tables, keys, values. Raised when an older version could not read it; then
-formats.py must say how a directory of the format before becomes one of this."""
+"""Version of everything that is stored: tables, keys, values. Raised when an older version could not read it, which
+refuses tables that it does not know; then formats.py must say how a directory of the format before becomes one of this,
+with all of its tables."""
 
 FORMAT_KEY: Final = b"format"
 """The one row without a seal: builds from before there were any have to read it, to know that they cannot go on."""

@@ -161,6 +161,8 @@ def _check_tail_is_free(fd: int, meta: Meta, size: int, path: Path) -> None:
     missing = meta.last_page + 1 - first_missing
     for count, position, _ in free_records(fd, meta, path):
         listed = os.pread(fd, count * NUMBER.size, position + NUMBER.size)
+        if len(listed) < count * NUMBER.size:
+            raise CorruptStore(f"{path}: the list of free pages reaches beyond the end of the file")
         missing -= sum(number >= first_missing for (number,) in NUMBER.iter_unpack(listed))
     if missing:
         raise CorruptStore(
@@ -199,9 +201,13 @@ def free_records(fd: int, meta: Meta, path: str | Path) -> Iterator[tuple[int, i
             size = low | high << 16
             position = number * meta.page_size + offset + NODE.size + key_size
             if node_flags & BIG_DATA:
-                position = _number_at(fd, position, path) * meta.page_size + PAGE_HEADER_SIZE
+                first = _number_at(fd, position, path)
+                if not FIRST_PAGE <= first <= meta.last_page:
+                    raise CorruptStore(f"{path}: page {first} of the list of free pages is missing")
+                position = first * meta.page_size + PAGE_HEADER_SIZE
             count = _number_at(fd, position, path)
-            if (count + 1) * NUMBER.size != size:
+            # So many are not there to be free: they are not read.
+            if (count + 1) * NUMBER.size != size or count > meta.last_page:
                 raise CorruptStore(f"{path}: page {number} of the list of free pages is damaged")
             yield count, position, size
 

@@ -33,7 +33,7 @@ from kvstore.storage.pages import (
     read_metas,
 )
 from kvstore.storage.seal import Seal
-from kvstore.storage.walk import BadPage, Walk
+from kvstore.storage.walk import BadPage, Walk, check_tables
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,8 +63,7 @@ def check_some(
             what = "the list of tables"
             try:
                 roots = dict(walk.tables())
-                if missing := [name for name in names if name.encode() not in roots]:
-                    raise BadPage(f"{missing[0]} is not there")
+                check_tables(roots, tables)
                 number, start = place.number, place.key
                 while number < len(names) and walk.leaves < leaves:
                     what, spec = f"table {names[number]}", tables[number // 2]

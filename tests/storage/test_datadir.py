@@ -15,9 +15,11 @@ import pytest
 from kvstore.storage import backend as backends
 from kvstore.storage import wal as wals
 from kvstore.storage.backend import Backend
+from kvstore.storage.batch import APPEND, TableSpec
 from kvstore.storage.datadir import DataDirectory
 from kvstore.storage.errors import CorruptStore, DataDirLocked, FormatTooNew, IdentityMismatch, StorageError
 from kvstore.storage.meta import META, Identity, Position
+from kvstore.storage.pages import DATA_FILE
 from kvstore.storage.seal import Seal
 from kvstore.storage.wal import Wal
 from tests.storage.harness import TABLES
@@ -223,3 +225,64 @@ async def test_damage_is_found_before_it_can_do_harm(tmp_path: Path, environment
     file.write_bytes(data)
     with pytest.raises(CorruptStore, match=str(file)):
         DataDirectory.open(tmp_path)
+
+
+def files_in(path: Path) -> dict[Path, bytes]:
+    return {each: each.read_bytes() for each in path.rglob("*") if each.is_file()}
+
+
+def rename(path: Path, name: bytes, other: bytes) -> None:
+    """Call a table of an environment otherwise; the two names are next to each other in the list."""
+    data = path / DATA_FILE
+    whole = data.read_bytes()
+    # The flag of a table and the size of its name stand before it.
+    assert len(name) == len(other)
+    begin = b"\x02\0" + len(name).to_bytes(2, "little")
+    assert begin + name in whole
+    data.write_bytes(whole.replace(begin + name, begin + other))
+
+
+@pytest.mark.parametrize(
+    ("environment", "name", "other"),
+    [
+        ("db", b"current", b"curRent"),
+        ("db", b"history.layers", b"history.lcyers"),
+        ("db", b"meta", b"mepa"),
+        ("wal", b"entries", b"enTries"),
+        ("wal", b"meta", b"mepa"),
+    ],
+)
+async def test_a_table_of_another_name_is_refused_and_nothing_is_changed(
+    tmp_path: Path, environment: str, name: bytes, other: bytes
+) -> None:
+    await make_member(tmp_path, applied=4)
+    rename(tmp_path / "member" / environment, name, other)
+    before = files_in(tmp_path)
+    with pytest.raises(CorruptStore, match=r"data\.mdb: the list of tables: .*remove this member from the cluster"):
+        DataDirectory.open(tmp_path, tables=TABLES[1:])
+    assert files_in(tmp_path) == before
+
+
+async def test_a_log_that_was_never_applied_and_has_lost_a_name_is_not_started_over(tmp_path: Path) -> None:
+    await make_member(tmp_path)
+    rename(tmp_path / "member" / "wal", b"meta", b"mepa")
+    with pytest.raises(CorruptStore, match="the list of tables: meta is not there; remove this member"):
+        DataDirectory.open(tmp_path, tables=TABLES[1:])
+
+
+async def test_a_table_that_a_member_knows_nothing_of_is_refused(tmp_path: Path) -> None:
+    await make_member(tmp_path, applied=4)
+    for tables in (TABLES[1:-1], [*TABLES[1:], TableSpec("none")], [TableSpec("past", APPEND), *TABLES[1:-1]]):
+        with pytest.raises(CorruptStore, match="the list of tables: "):
+            DataDirectory.open(tmp_path, tables=tables)
+    DataDirectory.open(tmp_path, tables=TABLES[1:]).close()
+
+
+async def test_a_directory_whose_tables_were_not_made_yet_is_begun_again(tmp_path: Path) -> None:
+    directory = DataDirectory.open(tmp_path)
+    for each in (directory.wal, directory.db):
+        lmdb.open(os.fspath(each), map_size=1 << 20, max_dbs=4).close()
+    directory.close()
+    directory = DataDirectory.open(tmp_path, tables=TABLES[1:])
+    assert directory.identity is None
+    directory.close()

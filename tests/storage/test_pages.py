@@ -9,7 +9,7 @@ import lmdb
 import pytest
 
 from kvstore.storage.errors import CorruptStore, FormatTooNew
-from kvstore.storage.pages import DATA_FILE, check_file, count_free_pages, never_committed, read_meta
+from kvstore.storage.pages import BIG_DATA, DATA_FILE, check_file, count_free_pages, never_committed, read_meta
 
 
 @pytest.fixture
@@ -94,3 +94,36 @@ def test_zeros_in_the_header_of_a_file_with_data_are_damage(tmp_path: Path) -> N
         txn.put(b"key", bytes(100_000))
     data.write_bytes(bytes(4096) + data.read_bytes()[4096:])
     assert not never_committed(data)
+
+
+def test_a_list_of_free_pages_that_leads_beyond_the_file_is_damaged(tmp_path: Path) -> None:
+    with lmdb.open(str(tmp_path), map_size=1 << 28, max_dbs=4) as env:
+        table = env.open_db(b"rows")
+        for change in (bytes(10_000_000), None):
+            with env.begin(write=True, db=table) as txn:
+                txn.put(b"large", change) if change else txn.delete(b"large")
+    data = tmp_path / DATA_FILE
+    whole = data.read_bytes()
+    meta = check_file(data)
+    root = meta.free.root * meta.page_size
+    nodes = [int.from_bytes(whole[root + 16 + 2 * number :][:2], "little") for number in range(meta.free.entries)]
+    # Its data is the number of a page: flags, the size of the key, the key.
+    at = next(root + node + 16 for node in nodes if whole[root + node + 4] == BIG_DATA)
+    assert count_free(data) > 2000
+    for wrong in (0, 1, meta.last_page + 1, 1 << 51, 1 << 52, (1 << 64) - 1):
+        data.write_bytes(whole[:at] + wrong.to_bytes(8, "little") + whole[at + 8 :])
+        with pytest.raises(CorruptStore, match=f"page {wrong} of the list of free pages is missing"):
+            count_free(data)
+    # The file ends within the record.
+    begin = int.from_bytes(whole[at : at + 8], "little") * meta.page_size
+    data.write_bytes(whole)
+    for size in (begin + 3, begin + 21, begin + 4097):
+        os.truncate(data, size)
+        with pytest.raises(CorruptStore, match="list of free pages reaches beyond the end of the file"):
+            check_file(data)
+        data.write_bytes(whole)
+
+
+def count_free(data: Path) -> int:
+    with data.open("rb") as file:
+        return count_free_pages(file.fileno(), read_meta(file.fileno(), data), data)

@@ -14,7 +14,7 @@ from kvstore.storage import structure
 from kvstore.storage.batch import APPEND, DUP, ROOM, TableSpec, WriteBatch
 from kvstore.storage.engine import Engine, EngineOptions
 from kvstore.storage.errors import CorruptStore
-from kvstore.storage.pages import BRANCH, DATA_FILE, LEAF
+from kvstore.storage.pages import BRANCH, DATA_FILE, LEAF, OVERFLOW
 from kvstore.storage.transaction import ReadTransaction
 from kvstore.storage.walk import Walk
 
@@ -46,17 +46,24 @@ def commit_by_chance(engine: Engine, chance: random.Random, round_: int) -> None
     engine.commit([batch.operations])
 
 
-def reachable(engine: Engine) -> list[int]:
-    """The pages of what is committed."""
+def reachable(engine: Engine, kind: int = BRANCH | LEAF) -> list[int]:
+    """The pages of what is committed, but not those of long values; or the first page of each of these (OVERFLOW)."""
     found = []
-    page = Walk._page
+    page, overflow = Walk._page, Walk._overflow
 
-    def note(walk: Walk, number: int, kind: int) -> bytes:
-        found.append(number)
-        return page(walk, number, kind)
+    def note(walk: Walk, number: int, expected: int) -> bytes:
+        if expected & kind:
+            found.append(number)
+        return page(walk, number, expected)
+
+    def note_value(walk: Walk, number: int, size: int) -> bytes:
+        if kind == OVERFLOW:
+            found.append(number)
+        return overflow(walk, number, size)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Walk, "_page", note)
+        patch.setattr(Walk, "_overflow", note_value)
         structure.check(engine.env, TABLES)
     return found
 
@@ -163,3 +170,21 @@ def test_a_row_that_nobody_reads_is_found_by_its_seal(engine: Engine) -> None:
         stream.write(bytes([data[at] ^ 1]))
     with pytest.raises(CorruptStore, match="the row of b'00007' in table plain is damaged"):
         structure.check(engine.env, TABLES)
+
+
+def test_tables_of_another_name_or_kind_are_found(tmp_path: Path) -> None:
+    engine = Engine(tmp_path, (*TABLES, TableSpec("none")), EngineOptions(map_size=1 << 26, unsafe_no_fsync=True))
+    with pytest.raises(CorruptStore, match="the list of tables: b'none' is none that belongs there; remove this"):
+        structure.check(engine.env, TABLES)
+    with pytest.raises(CorruptStore, match="the list of tables: plain is stored as another kind of table; remove this"):
+        structure.check(engine.env, (TableSpec("plain", DUP), *TABLES[1:], TableSpec("none")))
+    engine.close()
+
+
+def test_a_table_that_is_lost_is_not_made_anew(engine: Engine) -> None:
+    engine.close()
+    whole = (engine.path / DATA_FILE).read_bytes()
+    with pytest.raises(CorruptStore, match="table lost is not there; remove this member"):
+        Engine(engine.path, (*TABLES, TableSpec("lost")))
+    assert (engine.path / DATA_FILE).read_bytes() == whole
+    Engine(engine.path, TABLES).close()
