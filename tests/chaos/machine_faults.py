@@ -6,12 +6,15 @@ Done by a library that is loaded into the members' processes, so nothing of the 
 import errno
 import random
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from tests.chaos.arena import Arena
-from tests.cluster.harness import Member
+from tests.cluster.harness import Member, wait_until
+from tests.cluster.harness.waiting import ConditionNotMet
 
 CLOCK_STEPS = (-86_400.0, -3_600.0, -5.0, -0.4, 0.4, 5.0, 3_600.0, 86_400.0)
+
+ENDING_SECONDS = 3.0
 
 
 def some(arena: Arena, chance: random.Random) -> Sequence[Member]:
@@ -57,6 +60,9 @@ def failing_syncs(arena: Arena, chance: random.Random) -> Iterator[str]:
         arena.layer(member).fail_syncs(errno.EIO, count)
         yield f"made {'all' if count < 0 else count} syncs of {member.name} fail"
         arena.layer(member).fail_syncs(0, 0)
+        # One that has met an error ends, which takes it a moment. Others may wait for it to come back.
+        with suppress(ConditionNotMet):
+            wait_until(lambda: not member.running, f"{member.name} has ended", ENDING_SECONDS)
         if not member.running:
             member.start()
 
