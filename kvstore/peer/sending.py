@@ -92,7 +92,7 @@ class Sender:
         return stream is not None and stream.connected
 
     def send(self, messages: list[Message]) -> None:
-        """Send raft messages, all in one; a MsgSnap begins the sending of a copy."""
+        """Send raft messages, together as far as they are small; a MsgSnap begins the sending of a copy."""
         for message in messages:
             if message.type == MessageType.SNAP:
                 messages = self._without_snapshots(messages)

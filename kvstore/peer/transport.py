@@ -142,7 +142,7 @@ class Link:
         self._spawn(self._probe())
 
     def send(self, messages: list[Message]) -> None:
-        """Send raft messages, all in one; a MsgSnap begins the sending of a copy."""
+        """Send raft messages, together as far as they are small; a MsgSnap begins the sending of a copy."""
         self._sender.send(messages)
 
     @property

@@ -309,7 +309,7 @@ class ReadyLoop:
                     self._under_way.append(node.uncommitted().stop - 1)
                 self._unproposed = wanted = wanted[count:]
         except ProposalDropped:
-            # Nothing of it was taken. It goes again with the next turn; at the latest the next tick brings one.
+            # Nothing of the rest was taken. It goes again with the next turn; at the latest the next tick brings one.
             pass
 
     def _take_answers(self) -> None:
